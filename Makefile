@@ -1,0 +1,37 @@
+# Every target sets up what it needs; nothing has to be installed first but Python >= 3.11, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types layers bench lock clean format
+
+help: ## show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## run the main job: deploy, disturb, heal, balance, verdict
+	@$(BIN)/python -m examples.digits.demo
+
+test: $(VENV)/.dev ## set everything up and run every test
+	@scripts/test all
+
+check: $(VENV)/.dev ## the fast part of the tests: lint, types, layers, unit (under a minute)
+	@scripts/test fast
+
+bench: $(VENV)/.dev ## measure and print the tables of figures
+	@$(BIN)/python -m benchmarks
+
+format: $(VENV)/.dev ## format and fix what can be fixed
+	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
+
+lock: ## renew the pinned requirements (needs uv)
+	uv pip compile pyproject.toml --extra server --group demo --group build --universal --generate-hashes --no-emit-index-url -q -o requirements/demo.txt
+	uv pip compile pyproject.toml --extra server --group dev --universal --generate-hashes --no-emit-index-url -q -c requirements/demo.txt -o requirements/dev.txt
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.demo: requirements/demo.txt pyproject.toml scripts/setup
+	@PYTHON=$(PYTHON) scripts/setup $(VENV) demo
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml scripts/setup
+	@PYTHON=$(PYTHON) scripts/setup $(VENV) dev

@@ -1,0 +1,42 @@
+"""Time as an argument: whoever needs to know or to wait is given a ``Clock``.
+
+Pure code receives ``now`` as a plain value. Loops receive the clock, so that a test can hold time still and move it
+by hand. ``monotonic`` is for durations and deadlines inside one process; ``now`` is for what is stored or shown.
+"""
+
+import asyncio
+import datetime
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What a loop may know about time."""
+
+    def now(self) -> datetime.datetime:
+        """Return the wall-clock time, aware, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go backwards; only differences have a meaning."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``; zero or less only yields to other tasks."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime.datetime:
+        """Return the wall-clock time, aware, in UTC."""
+        return datetime.datetime.now(datetime.UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds that never go backwards; only differences have a meaning."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``; zero or less only yields to other tasks."""
+        await asyncio.sleep(max(0.0, seconds))

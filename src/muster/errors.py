@@ -1,0 +1,159 @@
+"""Every exception that Muster raises on purpose, as one tree.
+
+::
+
+    MusterError
+    ├─ RequestError            the caller changes the request
+    │  ├─ InvalidSpec            a field is missing, mistyped or impossible: correct it
+    │  ├─ NotFound               no such thing in this account
+    │  ├─ Conflict               the thing exists, but not in a state that allows this
+    │  └─ Unauthenticated        no token, or one that is unknown, revoked or expired
+    ├─ StoreError
+    │  ├─ StaleWrite             somebody else wrote first: load again and decide again
+    │  └─ StoreUnavailable       the database cannot be reached, or belongs to a newer version
+    ├─ EngineError
+    │  ├─ EngineUnavailable      transient: try again after ``retry_after_seconds``
+    │  └─ EngineRejected         permanent for this container: it fails with ``reason``
+    ├─ FeedError
+    │  └─ CursorExpired          the events after this cursor are gone: list again
+    ├─ RegistryError
+    │  ├─ RegistryUnavailable    keep the last set and try again
+    │  └─ Fenced                 a newer publisher owns this key: stop publishing
+    ├─ BalancerError
+    │  ├─ NoEndpoints            the service is unknown, or its set is empty, until the deadline
+    │  ├─ QueueFull              more requests wait than the queue holds: back off
+    │  └─ QueueTimeout           no replica was free before the deadline
+    ├─ ApiError                  our HTTP API refused a call; ``code``, ``msg`` and ``request_id`` tell why
+    └─ SetupError                a process cannot start; its one-line message says what to do
+
+Foreign exceptions are converted once, at the adapter that called the foreign code, and chained with ``from``.
+A message says what was attempted; the cause says why it failed.
+"""
+
+
+class MusterError(Exception):
+    """The root: catch it to catch everything that Muster raises on purpose."""
+
+
+class RequestError(MusterError):
+    """The caller asked for something that cannot be; changing the request helps, trying again does not."""
+
+
+class InvalidSpec(RequestError):
+    """A field is missing, mistyped or impossible.
+
+    ``field`` is the dotted path as the caller wrote it; ``reason`` says what would be right.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NotFound(RequestError):
+    """There is no such thing in the caller's account; another account's thing looks the same."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"no {kind} {name!r}")
+        self.kind = kind
+        self.name = name
+
+
+class Conflict(RequestError):
+    """The thing exists, but its present state does not allow this."""
+
+
+class Unauthenticated(RequestError):
+    """No token was given, or one that is unknown, revoked or expired."""
+
+
+class StoreError(MusterError):
+    """The store could not do what was asked."""
+
+
+class StaleWrite(StoreError):
+    """The row changed since it was read: load again and decide again."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached, or its schema is of a newer Muster."""
+
+
+class EngineError(MusterError):
+    """A container engine could not do what was asked."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine or its host does not answer now; the same call may succeed later."""
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class EngineRejected(EngineError):
+    """The engine will never do this for this container; ``reason`` is the container's reason word."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class FeedError(MusterError):
+    """The event feed could not be read; the last published set stays."""
+
+
+class CursorExpired(FeedError):
+    """Events after this cursor have been pruned: list again and watch from the new cursor."""
+
+
+class RegistryError(MusterError):
+    """A registry could not do what was asked."""
+
+
+class RegistryUnavailable(RegistryError):
+    """The registry does not answer now: keep the last set and try again."""
+
+
+class Fenced(RegistryError):
+    """The registry holds a set of a newer (epoch, revision): this publisher has lost its lease."""
+
+
+class BalancerError(MusterError):
+    """No replica could be given to a request."""
+
+
+class NoEndpoints(BalancerError):
+    """The service is unknown to the registry, or nobody serves it, and that lasted until the deadline."""
+
+    def __init__(self, service: str, message: str = "") -> None:
+        super().__init__(message or f"no endpoint serves {service!r}")
+        self.service = service
+
+
+class QueueFull(BalancerError):
+    """As many requests wait for a replica as the queue may hold: back off."""
+
+
+class QueueTimeout(BalancerError):
+    """No replica was free before the deadline."""
+
+    def __init__(self, message: str, waited_seconds: float) -> None:
+        super().__init__(message)
+        self.waited_seconds = waited_seconds
+
+
+class ApiError(MusterError):
+    """Our API answered with an error; quote ``request_id`` when reporting it."""
+
+    def __init__(self, code: str, msg: str, *, status: int = 200, request_id: str = "") -> None:
+        super().__init__(f"{code}: {msg}")
+        self.code = code
+        self.msg = msg
+        self.status = status
+        self.request_id = request_id
+
+
+class SetupError(MusterError):
+    """A process cannot start as it was told to; the message is one line and says what to do."""

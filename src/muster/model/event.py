@@ -1,0 +1,48 @@
+"""One recorded transition of a container, and a place in the order of all of them.
+
+Events are appended in the transaction that writes the change they record, so their order is the order of the world
+and a cursor (the id of the last event seen) never skips one. ``STATUS`` events carry the lifecycle and are what the
+AutoDL API lists; the other kinds are ours and only our stream shows them.
+"""
+
+import datetime
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+from muster.model.container import ContainerStatus, Reason
+from muster.model.ids import AccountId, ContainerId, ContainerUuid, DeploymentId
+
+Cursor = NewType("Cursor", int)
+"""The id of the last event seen; 0 is before the first."""
+
+
+class EventKind(StrEnum):
+    """What changed."""
+
+    STATUS = "status"
+    READY = "ready"
+    UNREADY = "unready"
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that is not yet in the log: the store adds its id."""
+
+    account_id: AccountId
+    deployment_id: DeploymentId
+    container_id: ContainerId
+    container_uuid: ContainerUuid
+    kind: EventKind
+    status: ContainerStatus
+    created_at: datetime.datetime
+    reason: Reason | None = None
+    message: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event(NewEvent):
+    """An event in the log. ``id`` ascends with the order of commits."""
+
+    id: int = 0

@@ -1,0 +1,62 @@
+"""What discovery reads: who is ready now, and which service changed since.
+
+Stated for implementers. ``services`` is the truth at one moment, with the cursor of that moment. ``changes`` then
+yields batches of deployments of which something changed after a cursor, with the cursor to resume from; batches carry
+no data on purpose, so that a repeated, merged or reordered one does no harm: the reader asks for ``service`` again.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from muster.model.endpoint import Endpoint, ServiceKey
+from muster.model.event import Cursor
+from muster.model.ids import DeploymentId
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """One deployment as discovery sees it: its sets by key, and the names that should point at it.
+
+    ``aliases`` maps an alias key to the key it stands for; it is empty when an older live deployment of the account
+    has the same name. A deployment that is gone has empty sets.
+    """
+
+    deployment_id: DeploymentId
+    endpoints: dict[ServiceKey, tuple[Endpoint, ...]]
+    aliases: dict[ServiceKey, ServiceKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Every live deployment, and the cursor from which to watch for what comes after."""
+
+    services: Sequence[ServiceState]
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeBatch:
+    """Deployments that changed, and the cursor after the last of those changes."""
+
+    deployments: frozenset[DeploymentId]
+    cursor: Cursor
+
+
+class Feed(Protocol):
+    """A source of truth about ready containers. Raises ``FeedError`` when it cannot be read."""
+
+    async def services(self) -> Listing:
+        """Return all live deployments."""
+        ...
+
+    async def service(self, deployment_id: DeploymentId) -> ServiceState:
+        """Return one deployment as it is now, also when it is stopped or deleted (then its sets are empty)."""
+        ...
+
+    def changes(self, cursor: Cursor) -> AsyncIterator[ChangeBatch]:
+        """Yield batches after ``cursor`` for ever; waits while there is none.
+
+        Raises ``CursorExpired`` when events after the cursor have been pruned: call ``services`` again.
+        """
+        ...

@@ -1,0 +1,42 @@
+"""Inclusive ranges, and the units that the model counts in.
+
+Inside Muster memory is bytes, price is 1/1000 yuan per GPU-hour, CUDA is the version without its dot (12.8 is 128).
+Wire units (GB of 2**30 bytes) are converted at the edge.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from muster.errors import InvalidSpec
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from ``lower`` to ``upper``, both included; ``upper=None`` means no upper bound."""
+
+    lower: int = 0
+    upper: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.lower < 0:
+            raise InvalidSpec("range", f"{self.lower} is below 0")
+        if self.upper is not None and self.upper < self.lower:
+            raise InvalidSpec("range", f"from {self.lower} is greater than to {self.upper}")
+
+    def __contains__(self, value: int) -> bool:
+        return self.lower <= value and (self.upper is None or value <= self.upper)
+
+    def __str__(self) -> str:
+        lower = str(self.lower) if self.lower else ""
+        upper = "" if self.upper is None else str(self.upper)
+        return f"{lower}..{upper}" if lower or upper else "any"
+
+    @classmethod
+    def exactly(cls, value: int) -> Self:
+        """Return the range that holds ``value`` only."""
+        return cls(value, value)
+
+
+ANY = Range()

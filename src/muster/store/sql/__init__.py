@@ -1,0 +1,1 @@
+"""The store on SQLAlchemy Core: SQLite today, written so that PostgreSQL can follow."""
