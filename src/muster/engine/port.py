@@ -21,15 +21,14 @@ run, ``reason`` is a word of ``model.container.Reason``. Nothing else leaves an 
 may be behind a network.
 """
 
-import datetime
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from types import MappingProxyType
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from muster.model.container import Address, Reason
-from muster.model.ids import AccountId, ContainerId, ContainerUuid, MachineId
+from muster.model.ids import ContainerId, MachineId
+from muster.model.run import ContainerRun, Observation, Phase, Ref, StopOrder
+
+__all__ = ["Capabilities", "ContainerRun", "Engine", "Observation", "Phase", "Ref", "StopOrder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,70 +41,6 @@ class Capabilities:
 
     shares_host_ports: bool
     isolates_tenants: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """The address of one run of one container."""
-
-    machine_id: MachineId
-    container_id: ContainerId
-    generation: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerRun:
-    """What is to be run. ``env`` may hold secrets: it never shows in ``repr``, logs or listings of the engine.
-
-    An engine adds to ``env`` only what it alone knows: the ports to bind and the addresses that it gave.
-    """
-
-    ref: Ref
-    uuid: ContainerUuid
-    account_id: AccountId
-    image: str
-    cmd: str
-    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
-    gpu_indices: tuple[int, ...] = ()
-    cpu_num: int = 1
-    memory_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StopOrder:
-    """How to end a run: ``cmd_before_shutdown`` (given ``before_seconds``), TERM, ``term_seconds``, KILL."""
-
-    cmd_before_shutdown: str = ""
-    before_seconds: float = 5.0
-    term_seconds: float = 10.0
-
-
-class Phase(StrEnum):
-    """How far a container's object has come."""
-
-    ABSENT = "absent"
-    CREATED = "created"
-    RUNNING = "running"
-    EXITED = "exited"
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What an engine saw of one container. ``EXITED`` is told only once nothing of the run is left.
-
-    ``addresses`` maps container port to the backend address; it is known from ``CREATED`` on. ``started_at`` is set
-    when the command was started, also once it has ended; ``exit_code`` follows the shell (128 + signal).
-    ``reason`` is set for an end that the exit code does not explain.
-    """
-
-    ref: Ref
-    phase: Phase
-    addresses: Mapping[int, Address] = field(default_factory=lambda: MappingProxyType({}))
-    started_at: datetime.datetime | None = None
-    finished_at: datetime.datetime | None = None
-    exit_code: int | None = None
-    reason: Reason | None = None
-    message: str = ""
 
 
 class Engine(Protocol):
