@@ -1,0 +1,77 @@
+"""When a deployment whose containers die young may start the next one: derived from its history, never stored.
+
+A container dies young when it ends by itself within ten minutes of its start (or never starts). Young deaths form
+*rounds*: containers that were made before a round's first death belong to it, so three replicas that die together
+are one sign of trouble, not three. The n-th round in a row delays the next start by 2**(n-1) seconds, at most five
+minutes, counted from the round's last death. A container that ran ten minutes, or an edit, begins the count anew.
+"""
+
+import datetime
+from collections.abc import Iterable, Sequence
+
+from muster.model.container import Container
+from muster.model.ids import MachineId
+
+HEALTHY_AFTER = datetime.timedelta(minutes=10)
+FIRST_DELAY = datetime.timedelta(seconds=1)
+LONGEST_DELAY = datetime.timedelta(minutes=5)
+_MOST_DOUBLINGS = 9  # 2**9 s is already beyond five minutes
+
+
+def retry_at(
+    containers: Iterable[Container], edited_at: datetime.datetime, now: datetime.datetime
+) -> datetime.datetime | None:
+    """Return when the next container may start; ``None`` or a time that has passed: now."""
+    deaths = young_deaths(containers, edited_at, now)
+    if not deaths:
+        return None
+    rounds, first_death, last_death = 0, datetime.datetime.min.replace(tzinfo=datetime.UTC), edited_at
+    for container in deaths:
+        assert container.stopped_at is not None
+        if rounds == 0 or container.created_at >= first_death:
+            rounds, first_death = rounds + 1, container.stopped_at
+        last_death = container.stopped_at
+    delay: datetime.timedelta = FIRST_DELAY * 2 ** min(rounds - 1, _MOST_DOUBLINGS)
+    return last_death + min(LONGEST_DELAY, delay)
+
+
+def machine_to_avoid(
+    containers: Iterable[Container], edited_at: datetime.datetime, now: datetime.datetime
+) -> frozenset[MachineId]:
+    """Return the machine of the last young death, where the next container should not go if another fits."""
+    deaths = young_deaths(containers, edited_at, now)
+    placement = deaths[-1].placement if deaths else None
+    return frozenset() if placement is None else frozenset({placement.machine_id})
+
+
+def young_deaths(
+    containers: Iterable[Container], edited_at: datetime.datetime, now: datetime.datetime
+) -> Sequence[Container]:
+    """Return the young deaths since the last sign of health or edit, in order of their end."""
+    placed = [container for container in containers if container.status is not None]
+    since = max((proof for proof in map(_proved_healthy_at, placed) if proof and proof <= now), default=edited_at)
+    since = max(since, edited_at)
+    return sorted(
+        (
+            container
+            for container in placed
+            if _died_young(container) and container.stopped_at is not None and container.stopped_at > since
+        ),
+        key=lambda container: (container.stopped_at, container.number),
+    )
+
+
+def _died_young(container: Container) -> bool:
+    if container.stopped_at is None or container.stop is not None:
+        return False
+    if container.reason is not None and container.reason.is_intended:
+        return False
+    return container.started_at is None or container.stopped_at - container.started_at < HEALTHY_AFTER
+
+
+def _proved_healthy_at(container: Container) -> datetime.datetime | None:
+    """Return when the container had run for ten minutes; it may have ended since, or that time may not have come."""
+    if container.started_at is None:
+        return None
+    proof = container.started_at + HEALTHY_AFTER
+    return None if container.stopped_at is not None and container.stopped_at < proof else proof

@@ -1,0 +1,61 @@
+"""Small worlds for planner tests: a deployment, containers in a given state, and a clock that tests read."""
+
+import datetime
+from dataclasses import replace
+
+from muster.model.container import Container, ContainerStatus, Placement, Reason, StopRequest
+from muster.model.deployment import Deployment, DeploymentSpec, DeploymentStatus, DeploymentType
+from muster.model.ids import AccountId, ContainerId, ContainerUuid, DeploymentId, MachineId
+from muster.model.image import LOCAL_IMAGE
+
+T0 = datetime.datetime(2026, 3, 2, 9, 0, tzinfo=datetime.UTC)
+MACHINE = MachineId("4be2107d9c")
+
+
+def at(seconds: float) -> datetime.datetime:
+    return T0 + datetime.timedelta(seconds=seconds)
+
+
+def deployment(replica_num: int = 1, **changes: object) -> Deployment:
+    spec = DeploymentSpec(
+        name="asr", type=DeploymentType.REPLICA_SET, image=LOCAL_IMAGE, cmd="python serve.py", replica_num=replica_num
+    )
+    base = Deployment(
+        id=DeploymentId("7c41f09ae2"),
+        number=1,
+        account_id=AccountId(1),
+        spec=spec,
+        status=DeploymentStatus.RUNNING,
+        version="v1",
+        created_at=T0,
+        updated_at=T0,
+        edited_at=T0,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def container(number: int, status: ContainerStatus | None, *, born: float = 0.0, **changes: object) -> Container:
+    """A container made at ``born``; a running one started then, a shut down one ran from ``born`` on."""
+    has_run = status is not None and status.rank >= ContainerStatus.RUNNING.rank
+    base = Container(
+        id=ContainerId(f"{number:016x}"),
+        number=number,
+        account_id=AccountId(1),
+        deployment_id=DeploymentId("7c41f09ae2"),
+        version="v1",
+        created_at=at(born),
+        updated_at=at(born),
+        status=status,
+        uuid=None if status is None else ContainerUuid(f"7c41f09ae2-{MACHINE}-{number:010x}"),
+        placement=None if status is None else Placement(MACHINE, "lab-a", "RTX 4090", (0,), 16, 2**36, 1980),
+        started_at=at(born) if has_run else None,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def stop(reason: Reason = Reason.SCALED_IN, seconds: float = 0.0) -> StopRequest:
+    return StopRequest(reason, at(seconds))
+
+
+def dead(number: int, *, born: float, died: float, reason: Reason = Reason.ERROR) -> Container:
+    return container(number, ContainerStatus.SHUTDOWN, born=born, stopped_at=at(died), reason=reason)
