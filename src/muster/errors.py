@@ -24,6 +24,7 @@
     │  ├─ QueueFull              more requests wait than the queue holds: back off
     │  └─ QueueTimeout           no replica was free before the deadline
     ├─ ApiError                  our HTTP API refused a call; ``code``, ``msg`` and ``request_id`` tell why
+    ├─ ApiUnavailable          our HTTP API does not answer: start the server, or try again
     └─ SetupError                a process cannot start; its one-line message says what to do
 
 Foreign exceptions are converted once, at the adapter that called the foreign code, and chained with ``from``.
@@ -153,6 +154,10 @@ class ApiError(MusterError):
         self.msg = msg
         self.status = status
         self.request_id = request_id
+
+
+class ApiUnavailable(MusterError):
+    """Nobody answers at the API's address, or the connection broke; the message is one line and says what to do."""
 
 
 class SetupError(MusterError):
