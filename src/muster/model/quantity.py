@@ -4,6 +4,7 @@ Inside Muster memory is bytes, price is 1/1000 yuan per GPU-hour, CUDA is the ve
 Wire units (GB of 2**30 bytes) are converted at the edge.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -40,3 +41,15 @@ class Range:
 
 
 ANY = Range()
+
+
+def cuda_number(version: float | str) -> int:
+    """Return a CUDA version without its dot: ``12.8``, ``"12.8"`` and ``128`` are 128; a bare ``12`` is 120.
+
+    Raises ``InvalidSpec`` for anything else.
+    """
+    match = re.fullmatch(r"(\d{1,2})(?:\.(\d))?|(\d{3,4})", str(version).strip())
+    if match is None:
+        raise InvalidSpec("cuda", f"{version!r} is not a CUDA version like 12.8")
+    major, minor, joined = match.groups()
+    return int(joined) if joined else int(major) * 10 + int(minor or 0)

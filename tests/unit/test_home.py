@@ -1,0 +1,47 @@
+"""The profile: found again, private, and explained when it is wrong."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from muster.errors import SetupError
+from muster.home import Profile, default_home, read_profile, write_profile
+
+
+def test_a_written_profile_is_read_again_and_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "profile.json"
+    write_profile(path, "http://127.0.0.1:7600", "first")
+    write_profile(path, "http://127.0.0.1:7601", "second")
+    assert read_profile(path) == Profile("http://127.0.0.1:7601", "second")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_token_does_not_show_in_repr() -> None:
+    assert "first" not in repr(Profile("http://127.0.0.1:7600", "first"))
+
+
+def test_no_profile_is_none(tmp_path: Path) -> None:
+    assert read_profile(tmp_path / "profile.json") is None
+
+
+def test_a_profile_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    write_profile(path, "http://127.0.0.1:7600", "first")
+    path.chmod(0o644)
+    with pytest.raises(SetupError, match="run: chmod 600"):
+        read_profile(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"url": "x"}'])
+def test_something_else_is_no_profile(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SetupError, match="is no profile"):
+        read_profile(path)
+
+
+def test_the_home_is_told_by_the_environment_or_the_users_data_folder() -> None:
+    assert default_home({"MUSTER_HOME": "/srv/muster"}) == Path("/srv/muster")
+    assert default_home({}).name == "muster"
