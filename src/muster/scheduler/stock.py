@@ -1,0 +1,65 @@
+"""What could be placed now: idle and total GPUs per model, and how many containers of k GPUs fit.
+
+In: an inventory and the requirements to count under, the same rules that ``place`` applies. Out: numbers.
+
+``stock`` counts as if scheduling one GPU at a time, which is what the AutoDL API answers: 2 idle GPUs may be on two
+machines, so a container of 2 may still not fit. ``fits`` is the honest answer to that question.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from muster.model.deployment import Requirements
+from muster.model.ids import MachineId
+from muster.model.machine import Machine
+from muster.scheduler.filters import Demand, is_suitable
+from muster.scheduler.inventory import Inventory
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """GPUs of one model on the machines that meet the requirements."""
+
+    gpu_name: str
+    idle_gpu_num: int
+    total_gpu_num: int
+    chip_corp: str
+    cpu_arch: str
+
+
+def stock(
+    inventory: Inventory, requirements: Requirements, blacklist: frozenset[MachineId] = frozenset()
+) -> tuple[Stock, ...]:
+    """Count GPUs by model name, in the order of names; ``gpu_num`` of the requirements counts as 1.
+
+    A model of which no machine meets the requirements is absent; one that is merely busy is there with 0 idle.
+    """
+    by_name: dict[str, list[Machine]] = {}
+    for machine in _suitable(inventory, Demand(replace(requirements, gpu_num=1), blacklist)):
+        by_name.setdefault(machine.gpu_name, []).append(machine)
+    return tuple(
+        Stock(
+            gpu_name=name,
+            idle_gpu_num=_idle(inventory, machines),
+            total_gpu_num=sum(machine.gpu_num for machine in machines),
+            chip_corp=machines[0].chip_corp,
+            cpu_arch=machines[0].cpu_arch,
+        )
+        for name, machines in sorted(by_name.items())
+    )
+
+
+def fits(inventory: Inventory, requirements: Requirements, blacklist: frozenset[MachineId] = frozenset()) -> int:
+    """Return how many containers with exactly these requirements could be placed now."""
+    return sum(
+        len(inventory.free[machine.id]) // requirements.gpu_num
+        for machine in _suitable(inventory, Demand(requirements, blacklist))
+    )
+
+
+def _suitable(inventory: Inventory, demand: Demand) -> Iterator[Machine]:
+    return (machine for machine in inventory.machines if is_suitable(demand, machine))
+
+
+def _idle(inventory: Inventory, machines: Iterable[Machine]) -> int:
+    return sum(len(inventory.free[machine.id]) for machine in machines)
