@@ -40,3 +40,13 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Return after ``seconds``; zero or less only yields to other tasks."""
         await asyncio.sleep(max(0.0, seconds))
+
+
+async def wait_for_event(event: asyncio.Event, clock: Clock, seconds: float) -> None:
+    """Return when ``event`` is set or ``seconds`` have passed by ``clock``, whichever is first."""
+    waits = (asyncio.ensure_future(event.wait()), asyncio.ensure_future(clock.sleep(seconds)))
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -5,7 +5,7 @@ yields batches of deployments of which something changed after a cursor, with th
 no data on purpose, so that a repeated, merged or reordered one does no harm: the reader asks for ``service`` again.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,13 +18,14 @@ from muster.model.ids import DeploymentId
 class ServiceState:
     """One deployment as discovery sees it: its sets by key, and the names that should point at it.
 
-    ``aliases`` maps an alias key to the key it stands for; it is empty when an older live deployment of the account
-    has the same name. A deployment that is gone has empty sets.
+    ``aliases`` maps each alias that the deployment's name gives to the key it should stand for now: that of the
+    account's oldest live deployment of the name, which may be another one, or ``None`` when there is none left.
+    A deployment that is gone has empty sets.
     """
 
     deployment_id: DeploymentId
-    endpoints: dict[ServiceKey, tuple[Endpoint, ...]]
-    aliases: dict[ServiceKey, ServiceKey]
+    endpoints: Mapping[ServiceKey, tuple[Endpoint, ...]]
+    aliases: Mapping[ServiceKey, ServiceKey | None]
 
 
 @dataclass(frozen=True, slots=True)

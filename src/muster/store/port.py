@@ -37,7 +37,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one commit touched. A hint: it carries no values."""
+    """What one commit touched: a container counts for its deployment too. A hint: it carries no values."""
 
     deployments: frozenset[DeploymentId] = frozenset()
     containers: frozenset[ContainerId] = frozenset()

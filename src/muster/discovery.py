@@ -1,0 +1,111 @@
+"""The watcher: any feed → complete endpoint sets → a registry.
+
+It follows changes, asks the feed for the whole state of each deployment named, and publishes a set when it differs
+from the last one published. At start, after errors and from time to time it lists everything, which repairs whatever
+a lost change missed and empties the sets of deployments that ended unseen.
+
+Fencing: taking over a key sets its epoch above the stored one (and at least to now in unix milliseconds), so a
+publisher that was paused and resumed finds itself fenced. When feed or registry fail, the last set stays as it is:
+stale beats empty.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from muster.clock import Clock
+from muster.errors import CursorExpired, FeedError, Fenced, RegistryError, StoreError
+from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
+from muster.model.event import Cursor
+from muster.model.feed import Feed, ServiceState
+from muster.registry.port import Registry
+
+RELIST_SECONDS = 30.0
+RETRY_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    epoch: int
+    revision: int
+    endpoints: tuple[Endpoint, ...]
+
+
+class Watcher:
+    """Publishes what one feed says. It must be the only publisher of its keys: others fence it, or it them."""
+
+    def __init__(self, feed: Feed, registry: Registry, clock: Clock) -> None:
+        self._feed = feed
+        self._registry = registry
+        self._clock = clock
+        self._published: dict[ServiceKey, _Published] = {}
+        self._aliases: dict[ServiceKey, ServiceKey | None] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Watch and publish for ever."""
+        while True:
+            try:
+                cursor = await self._list()
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._follow(cursor), name="discovery follow")
+                    group.create_task(self._relist(), name="discovery relist")
+            except* CursorExpired:
+                _log.info("events that discovery had not seen were pruned: listing again")
+            except* (FeedError, RegistryError, StoreError) as failed:
+                _log.warning("discovery keeps the last sets, again in %.0f s: %s", RETRY_SECONDS, failed.exceptions[0])
+            await self._clock.sleep(RETRY_SECONDS)
+
+    async def _follow(self, cursor: Cursor) -> None:
+        async for batch in self._feed.changes(cursor):
+            for deployment_id in sorted(batch.deployments):
+                async with self._one_at_a_time:
+                    await self._apply(await self._feed.service(deployment_id))
+
+    async def _relist(self) -> None:
+        while True:
+            await self._clock.sleep(RELIST_SECONDS)
+            await self._list()
+
+    async def _list(self) -> Cursor:
+        async with self._one_at_a_time:
+            listing = await self._feed.services()
+            for state in listing.services:
+                await self._apply(state)
+            known = {key for state in listing.services for key in state.endpoints}
+            for key in await self._registry.keys():
+                if key not in known:
+                    await self._publish(key, ())
+            return listing.cursor
+
+    async def _apply(self, state: ServiceState) -> None:
+        for key, endpoints in state.endpoints.items():
+            await self._publish(key, endpoints)
+        for alias, target in state.aliases.items():
+            if alias in self._aliases and self._aliases[alias] == target:
+                continue
+            if target is None:
+                await self._registry.unlink(alias)
+            else:
+                await self._registry.link(alias, target)
+            self._aliases[alias] = target
+
+    async def _publish(self, key: ServiceKey, endpoints: tuple[Endpoint, ...]) -> None:
+        last = self._published.get(key)
+        if last is not None and last.endpoints == endpoints:
+            return
+        now = self._clock.now()
+        if last is None:
+            stored = await self._registry.get(key)
+            epoch = max(0 if stored is None else stored.epoch + 1, int(now.timestamp() * 1000))
+            coming = _Published(epoch, 1, endpoints)
+        else:
+            coming = _Published(last.epoch, last.revision + 1, endpoints)
+        try:
+            await self._registry.publish(key, EndpointSet(coming.epoch, coming.revision, endpoints, published_at=now))
+        except Fenced:
+            self._published.pop(key, None)  # take the key over anew with the next listing
+            raise
+        self._published[key] = coming

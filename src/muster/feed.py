@@ -1,0 +1,120 @@
+"""The event log as a feed: who is ready now, and which deployment changed since a cursor.
+
+``StoreFeed`` fulfils ``model.feed.Feed`` for our own deployments. A change is announced by its events; what has no
+event (a deployment deleted while nothing ran) by the store's commit hint. Both only name deployments.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from muster.clock import Clock, wait_for_event
+from muster.model.container import Container, ContainerStatus
+from muster.model.deployment import PORTS, Deployment, PortProtocol
+from muster.model.endpoint import Endpoint, ServiceKey
+from muster.model.event import Cursor
+from muster.model.feed import ChangeBatch, Listing, ServiceState
+from muster.model.ids import DeploymentId
+from muster.store.port import Changes, Store, Transaction
+
+POLL_SECONDS = 1.0
+"""How long a lost hint may delay a change."""
+
+
+class StoreFeed:
+    """Reads readiness from the store; one instance may have many readers."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._readers: set[_Reader] = set()
+        store.on_commit(self._hint)
+
+    async def services(self) -> Listing:
+        """Return every live deployment, and the cursor of that moment."""
+
+        def work(tx: Transaction) -> Listing:
+            states = [_state(tx, deployment_id) for deployment_id in tx.deployments.unsettled()]
+            return Listing(states, tx.events.last())
+
+        return await self._store.read(work)
+
+    async def service(self, deployment_id: DeploymentId) -> ServiceState:
+        """Return one deployment as it is now."""
+        return await self._store.read(lambda tx: _state(tx, deployment_id))
+
+    async def changes(self, cursor: Cursor) -> AsyncIterator[ChangeBatch]:
+        """Yield batches after ``cursor`` for ever."""
+        reader = _Reader()
+        self._readers.add(reader)
+        try:
+            while True:
+                reader.has_news.clear()
+                hinted = reader.take()
+                events = await self._store.read(lambda tx, after=cursor: tx.events.after(after))  # type: ignore[misc]
+                changed = hinted | {event.deployment_id for event in events}
+                if changed:
+                    cursor = Cursor(events[-1].id) if events else cursor
+                    yield ChangeBatch(frozenset(changed), cursor)
+                else:
+                    await wait_for_event(reader.has_news, self._clock, POLL_SECONDS)
+        finally:
+            self._readers.discard(reader)
+
+    def _hint(self, changes: Changes) -> None:
+        for reader in self._readers:
+            reader.deployments |= changes.deployments
+            reader.has_news.set()
+
+
+class _Reader:
+    """What one reader has not been told yet."""
+
+    def __init__(self) -> None:
+        self.deployments: set[DeploymentId] = set()
+        self.has_news = asyncio.Event()
+
+    def take(self) -> set[DeploymentId]:
+        taken, self.deployments = self.deployments, set()
+        return taken
+
+
+def _state(tx: Transaction, deployment_id: DeploymentId) -> ServiceState:
+    deployment = tx.deployments.get(deployment_id)
+    if deployment is None:
+        return ServiceState(deployment_id, {}, {})
+    account = tx.accounts.get(deployment.account_id)
+    assert account is not None
+    ready = [each for each in tx.containers.of_deployment(deployment_id, finished_limit=0) if _serves(each)]
+    named = tx.deployments.oldest_live(deployment.account_id, deployment.spec.name)
+    endpoints: dict[ServiceKey, tuple[Endpoint, ...]] = {}
+    aliases: dict[ServiceKey, ServiceKey | None] = {}
+    for port in PORTS:
+        key = ServiceKey(account.name, deployment_id, port)
+        found = (_endpoint(deployment, container, port) for container in ready)
+        endpoints[key] = tuple(sorted((each for each in found if each), key=lambda each: each.id))
+        alias = ServiceKey(account.name, deployment.spec.name, port)
+        aliases[alias] = None if named is None else ServiceKey(account.name, named.id, port)
+    return ServiceState(deployment_id, endpoints, aliases)
+
+
+def _serves(container: Container) -> bool:
+    return container.status is ContainerStatus.RUNNING and container.is_ready and container.stop is None
+
+
+def _endpoint(deployment: Deployment, container: Container, port: int) -> Endpoint | None:
+    address, placement = container.addresses.get(port), container.placement
+    if address is None or placement is None or container.uuid is None:
+        return None
+    protocol = deployment.spec.protocols.get(port, PortProtocol.HTTP)
+    scheme = "http" if protocol is PortProtocol.HTTP else "tcp"
+    return Endpoint(
+        id=container.uuid,
+        url=f"{scheme}://{address.host}:{address.port}",
+        protocol=protocol,
+        data_center=placement.data_center,
+        gpu_name=placement.gpu_name,
+        gpu_num=placement.gpu_num,
+        concurrency=deployment.spec.service.concurrency,
+        budgets=deployment.spec.service.budgets,
+        started_at=container.started_at,
+    )
