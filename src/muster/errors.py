@@ -7,6 +7,7 @@
     │  ├─ InvalidSpec            a field is missing, mistyped or impossible: correct it
     │  ├─ NotFound               no such thing in this account
     │  ├─ Conflict               the thing exists, but not in a state that allows this
+    │  ├─ Forbidden              the account's role does not allow this: ask an admin
     │  └─ Unauthenticated        no token, or one that is unknown, revoked or expired
     ├─ StoreError
     │  ├─ StaleWrite             somebody else wrote first: load again and decide again
@@ -24,7 +25,7 @@
     │  ├─ QueueFull              more requests wait than the queue holds: back off
     │  └─ QueueTimeout           no replica was free before the deadline
     ├─ ApiError                  our HTTP API refused a call; ``code``, ``msg`` and ``request_id`` tell why
-    ├─ ApiUnavailable          our HTTP API does not answer: start the server, or try again
+    ├─ ApiUnavailable            our HTTP API does not answer: start the server, or try again
     └─ SetupError                a process cannot start; its one-line message says what to do
 
 Foreign exceptions are converted once, at the adapter that called the foreign code, and chained with ``from``.
@@ -63,6 +64,10 @@ class NotFound(RequestError):
 
 class Conflict(RequestError):
     """The thing exists, but its present state does not allow this."""
+
+
+class Forbidden(RequestError):
+    """The account is known, but its role does not allow this."""
 
 
 class Unauthenticated(RequestError):
