@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush
 from muster.model.container import Placement
 from muster.model.ids import MachineId
 from muster.scheduler import units
-from muster.scheduler.filters import Demand, is_suitable
+from muster.scheduler.filters import Survey
 from muster.scheduler.inventory import Inventory
 from muster.scheduler.rank import Rank, rank
 
@@ -44,14 +44,14 @@ class Ledger:
 class Candidates:
     """The machines that suit one demand, best first."""
 
-    def __init__(self, demand: Demand, inventory: Inventory, ledger: Ledger) -> None:
-        self._gpu_num = demand.requirements.gpu_num
+    def __init__(self, surveyed: Survey, ledger: Ledger) -> None:
+        self.surveyed = surveyed
+        self._gpu_num = surveyed.demand.requirements.gpu_num
         self._ledger = ledger
-        self._suitable = {machine.id: machine for machine in inventory.machines if is_suitable(demand, machine)}
         self._read = len(ledger.log)
         self._heap: list[Rank] = [
             rank(machine, left)
-            for machine in self._suitable.values()
+            for machine in self.surveyed.suitable.values()
             if (left := ledger.free_num[machine.id] - self._gpu_num) >= 0
         ]
         heapify(self._heap)
@@ -77,7 +77,7 @@ class Candidates:
     def _catch_up(self) -> None:
         log, free_num = self._ledger.log, self._ledger.free_num
         for machine_id in set(log[self._read :]):
-            machine = self._suitable.get(machine_id)
+            machine = self.surveyed.suitable.get(machine_id)
             if machine is not None and (left := free_num[machine.id] - self._gpu_num) >= 0:
                 heappush(self._heap, rank(machine, left))
         self._read = len(log)

@@ -1,7 +1,7 @@
 """Why a container has no machine: counts that add up, the nearest miss, and one sentence for people.
 
-In: a demand, the machines considered, the number of free GPUs on each. Out: an ``Explanation``, the same object for
-CLI, API, logs and golden tests.
+In: the survey of a demand, the machines considered, how many GPUs are free on each. Out: an ``Explanation``, the same
+object for CLI, API, logs and golden tests.
 
 Each machine is counted once, under the first rule that rejects it, so the counts sum to the machines considered. The
 nearest miss is the machine that fewest rules reject; among those, the one that is rejected latest in the order, then
@@ -11,10 +11,11 @@ would have to change for it to fit.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from muster.model.ids import MachineId
 from muster.model.machine import Machine
-from muster.scheduler.filters import RULES, Demand, rejecting
+from muster.scheduler.filters import FREE_GPUS, RULES, Demand, Survey, rejecting
 
 _RULE_BY_NAME = {rule.name: rule for rule in RULES}
 _POSITION = {rule.name: position for position, rule in enumerate(RULES)}
@@ -59,23 +60,32 @@ class Explanation:
         )
 
 
-def explain(demand: Demand, machines: Sequence[Machine], free_num: Mapping[MachineId, int]) -> Explanation:
-    """Explain why none of ``machines`` fits; every one of them must be rejected by some rule."""
-    counts = dict.fromkeys(_POSITION, 0)
-    nearest: tuple[tuple[int, int, int, MachineId], Machine] | None = None
+def explain(surveyed: Survey, machines: Sequence[Machine], free_num: Mapping[MachineId, int]) -> Explanation:
+    """Explain why none of ``machines``, which were surveyed, fits; suitable ones must have too few free GPUs."""
+    counts = {**surveyed.rejected, FREE_GPUS.name: len(surveyed.suitable)}
+    nearest = _nearest(surveyed, machines, free_num)
+    return Explanation(
+        demand=surveyed.demand,
+        considered=len(machines),
+        rejected=tuple((rule.name, counts[rule.name]) for rule in RULES if counts[rule.name]),
+        nearest=None if nearest is None else _describe(surveyed.demand, nearest, free_num[nearest.id]),
+    )
+
+
+def _nearest(surveyed: Survey, machines: Sequence[Machine], free_num: Mapping[MachineId, int]) -> Machine | None:
+    # A suitable machine fails one rule, the last: nothing is nearer, so only the number of free GPUs tells them apart.
+    if surveyed.suitable:
+        return min(surveyed.suitable.values(), key=lambda machine: (-free_num[machine.id], machine.id))
+    best: tuple[tuple[int, int, int, MachineId], Machine] | None = None
+    fewest = len(RULES)
     for machine in machines:
         free = free_num[machine.id]
-        rules = rejecting(demand, machine, free)
-        counts[rules[0].name] += 1
+        # One rule more than the nearest so far is enough to know that this machine is not nearer.
+        rules = list(islice(rejecting(surveyed.demand, machine, free), fewest + 1))
         distance = (len(rules), -_POSITION[rules[0].name], -free, machine.id)
-        if nearest is None or distance < nearest[0]:
-            nearest = distance, machine
-    return Explanation(
-        demand=demand,
-        considered=len(machines),
-        rejected=tuple((name, count) for name, count in counts.items() if count),
-        nearest=None if nearest is None else _describe(demand, nearest[1], free_num[nearest[1].id]),
-    )
+        if best is None or distance < best[0]:
+            best, fewest = (distance, machine), len(rules)
+    return None if best is None else best[1]
 
 
 def _describe(demand: Demand, machine: Machine, free: int) -> NearestMiss:

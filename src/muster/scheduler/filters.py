@@ -12,7 +12,7 @@ are asked of it. All rules but the last look at nothing that a placement changes
 distinct demand.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from muster.model.deployment import Requirements
@@ -165,11 +165,32 @@ FIXED_RULES: tuple[Rule, ...] = (GPU_NAME, GPU_NUM, DATA_CENTER, CUDA, CPU_NUM, 
 RULES: tuple[Rule, ...] = (*FIXED_RULES, FREE_GPUS)
 
 
-def is_suitable(demand: Demand, machine: Machine) -> bool:
-    """Whether the container could run there if enough GPUs were free."""
-    return all(rule.accepts(demand, machine, machine.gpu_num) for rule in FIXED_RULES)
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Machines under the fixed rules: those where the container could run if enough GPUs were free, and the others.
+
+    ``rejected`` counts the others by the first rule that rejects each.
+    """
+
+    demand: Demand
+    suitable: Mapping[MachineId, Machine]
+    rejected: Mapping[str, int]
 
 
-def rejecting(demand: Demand, machine: Machine, free_num: int) -> tuple[Rule, ...]:
-    """Return every rule that rejects the machine, in order; empty when the container fits now."""
-    return tuple(rule for rule in RULES if not rule.accepts(demand, machine, free_num))
+def survey(demand: Demand, machines: Iterable[Machine]) -> Survey:
+    """Hold every machine against the fixed rules, once."""
+    suitable: dict[MachineId, Machine] = {}
+    rejected = {rule.name: 0 for rule in FIXED_RULES}
+    for machine in machines:
+        for rule in FIXED_RULES:
+            if not rule.accepts(demand, machine, machine.gpu_num):
+                rejected[rule.name] += 1
+                break
+        else:
+            suitable[machine.id] = machine
+    return Survey(demand, suitable, rejected)
+
+
+def rejecting(demand: Demand, machine: Machine, free_num: int) -> Iterator[Rule]:
+    """Yield every rule that rejects the machine, in order; nothing when the container fits now."""
+    return (rule for rule in RULES if not rule.accepts(demand, machine, free_num))

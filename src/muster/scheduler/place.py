@@ -19,7 +19,7 @@ from muster.model.deployment import Requirements
 from muster.model.ids import ContainerId, MachineId
 from muster.scheduler.candidates import Candidates, Ledger
 from muster.scheduler.explain import Explanation, explain
-from muster.scheduler.filters import Demand
+from muster.scheduler.filters import Demand, survey
 from muster.scheduler.inventory import Inventory
 
 
@@ -64,11 +64,11 @@ def place(requests: Sequence[Request], inventory: Inventory) -> Placements:
     for request in requests:
         demand = Demand(request.requirements, request.blacklist)
         if demand not in candidates:
-            candidates[demand] = Candidates(demand, inventory, ledger)
+            candidates[demand] = Candidates(survey(demand, inventory.machines), ledger)
         machine_id = candidates[demand].best(request.avoid)
         chosen.append(demand if machine_id is None else ledger.claim(machine_id, request.requirements.gpu_num))
     unplaceable = {
-        demand: Unplaceable(explain(demand, inventory.machines, ledger.free_num))
+        demand: Unplaceable(explain(candidates[demand].surveyed, inventory.machines, ledger.free_num))
         for demand in dict.fromkeys(each for each in chosen if isinstance(each, Demand))
     }
     return Placements(tuple(unplaceable[each] if isinstance(each, Demand) else each for each in chosen))

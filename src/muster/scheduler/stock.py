@@ -6,13 +6,13 @@ In: an inventory and the requirements to count under, the same rules that ``plac
 machines, so a container of 2 may still not fit. ``fits`` is the honest answer to that question.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from muster.model.deployment import Requirements
 from muster.model.ids import MachineId
 from muster.model.machine import Machine
-from muster.scheduler.filters import Demand, is_suitable
+from muster.scheduler.filters import Demand, survey
 from muster.scheduler.inventory import Inventory
 
 
@@ -35,7 +35,8 @@ def stock(
     A model of which no machine meets the requirements is absent; one that is merely busy is there with 0 idle.
     """
     by_name: dict[str, list[Machine]] = {}
-    for machine in _suitable(inventory, Demand(replace(requirements, gpu_num=1), blacklist)):
+    demand = Demand(replace(requirements, gpu_num=1), blacklist)
+    for machine in survey(demand, inventory.machines).suitable.values():
         by_name.setdefault(machine.gpu_name, []).append(machine)
     return tuple(
         Stock(
@@ -53,12 +54,8 @@ def fits(inventory: Inventory, requirements: Requirements, blacklist: frozenset[
     """Return how many containers with exactly these requirements could be placed now."""
     return sum(
         len(inventory.free[machine.id]) // requirements.gpu_num
-        for machine in _suitable(inventory, Demand(requirements, blacklist))
+        for machine in survey(Demand(requirements, blacklist), inventory.machines).suitable.values()
     )
-
-
-def _suitable(inventory: Inventory, demand: Demand) -> Iterator[Machine]:
-    return (machine for machine in inventory.machines if is_suitable(demand, machine))
 
 
 def _idle(inventory: Inventory, machines: Iterable[Machine]) -> int:
