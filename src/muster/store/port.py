@@ -102,7 +102,7 @@ class EventQuery:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Placed containers of a deployment by how far they are; ``finished`` counts also those already pruned."""
+    """Placed containers of a deployment by how far they are; ``finished`` counts all that ever finished."""
 
     starting: int = 0
     running: int = 0
@@ -273,6 +273,10 @@ class Events(Protocol):
 
     def last(self) -> Cursor:
         """Return the cursor after the newest event (0 when there was never one)."""
+        ...
+
+    def prune(self, through: Cursor) -> int:
+        """Forget the events up to ``through``, itself included; returns how many. ``last`` never goes back."""
         ...
 
 

@@ -1,1 +1,1 @@
-"""The store on SQLAlchemy Core: SQLite today, written so that PostgreSQL can follow."""
+"""The store on SQLAlchemy Core: SQLite now, in portable SQL. ``store.py`` is the way in."""
