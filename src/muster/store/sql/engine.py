@@ -40,9 +40,13 @@ def _open(url: sa.URL, *, size: int, begin: str, pragmas: tuple[str, ...]) -> sa
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:
-        _use_wal(connection)
-        for pragma in pragmas:
-            connection.execute(pragma)
+        try:
+            _use_wal(connection)
+            for pragma in pragmas:
+                connection.execute(pragma)
+        except BaseException:
+            connection.close()  # the pool does not know it yet
+            raise
 
     @event.listens_for(engine, "begin")
     def begin_ours(connection: sa.Connection) -> None:

@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -70,7 +70,7 @@ class SqlStore:
         self._reads = executor or self._own(READERS, "muster-store-read")
         self._lock = threading.Lock()
         self._listeners: list[Callable[[Changes], None]] = []
-        self._under_way: set[Future[None]] = set()
+        self._under_way: set[Future[Any]] = set()
         self._is_closed = False
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
@@ -89,10 +89,9 @@ class SqlStore:
     async def aclose(self) -> None:
         """Finish what is under way and close; closing again does nothing."""
         self._is_closed = True
-        while self._under_way:
-            # shielded: giving up the wait must not cancel a write that has not begun
-            waiting = [asyncio.shield(asyncio.wrap_future(each)) for each in self._under_way]
-            await asyncio.wait(waiting)
+        if under_way := tuple(self._under_way):
+            # in a thread, not by wrap_future: who gives up this wait must not cancel a write that has not begun
+            await asyncio.to_thread(wait, under_way)
         for executor in self._owned:
             executor.shutdown()
         self._reader.dispose()
@@ -102,14 +101,8 @@ class SqlStore:
         if self._is_closed:
             raise StoreUnavailable("the store is closed")
         future = executor.submit(transaction)
-        done: Future[None] = Future()
-        self._under_way.add(done)
-
-        def finished(_: Future[T]) -> None:
-            self._under_way.discard(done)
-            done.set_result(None)
-
-        future.add_done_callback(finished)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
         return await asyncio.wrap_future(future)
 
     def _read(self, work: Callable[[Transaction], T]) -> T:

@@ -51,6 +51,10 @@ class UtcTime(sa.TypeDecorator[datetime.datetime]):
         return value.replace(tzinfo=datetime.UTC)
 
 
+# SQLite numbers rows by themselves only where the type is exactly INTEGER, which has 64 bits there
+_EventId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
 def _number() -> sa.Column[int]:
     return sa.Column("number", sa.Integer, primary_key=True, autoincrement=True)
 
@@ -189,7 +193,7 @@ images = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", _EventId, primary_key=True, autoincrement=True),
     sa.Column("account_id", sa.Integer, nullable=False),
     sa.Column("deployment_id", sa.String, nullable=False),
     sa.Column("container_id", sa.String, nullable=False),
@@ -212,5 +216,5 @@ event_horizon = sa.Table(
     "event_horizon",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("pruned_through", sa.Integer, nullable=False),
+    sa.Column("pruned_through", _EventId, nullable=False),
 )

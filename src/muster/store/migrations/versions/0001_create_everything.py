@@ -14,6 +14,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Create all tables; going back is restoring a copy of the file."""
+    event_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
     op.create_table(
         "accounts",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -26,12 +27,12 @@ def upgrade() -> None:
     op.create_table(
         "event_horizon",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("pruned_through", sa.Integer(), nullable=False),
+        sa.Column("pruned_through", event_id, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_event_horizon"),
     )
     op.create_table(
         "events",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("id", event_id, autoincrement=True, nullable=False),
         sa.Column("account_id", sa.Integer(), nullable=False),
         sa.Column("deployment_id", sa.String(), nullable=False),
         sa.Column("container_id", sa.String(), nullable=False),
