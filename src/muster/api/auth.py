@@ -1,0 +1,77 @@
+"""Who is calling: tokens, their hashes, and the account behind a request.
+
+AutoDL sends the raw token as ``Authorization``; ``Bearer`` in front of it is accepted too. The database knows only
+SHA-256 hashes: a token is 238 random bits, so there is nothing to guess that a slow hash would protect. Each request
+asks the store, so that a revoked token is dead at once.
+"""
+
+import hashlib
+import secrets
+import string
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from muster.api.context import Ctx
+from muster.clock import Clock
+from muster.errors import Forbidden, Unauthenticated
+from muster.model.account import Account, Role
+from muster.store.port import Store, Transaction
+
+ADMIN = "admin"
+"""The account that exists from the first start on."""
+TOKEN_PREFIX = "mst_"  # noqa: S105 what every token starts with
+PREFIX_LENGTH = 8
+"""How much of a token is kept readable, so that a person recognises it in a list."""
+_ALPHABET = string.ascii_letters + string.digits
+
+
+def new_token() -> str:
+    """Draw a token: ``mst_`` and 40 letters and digits."""
+    return TOKEN_PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(40))
+
+
+def hash_token(token: str) -> str:
+    """Return what the store keeps of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+async def ensure_admin(store: Store, clock: Clock, token: str) -> Account:
+    """Let ``token`` act for the admin account, making the account if this is the first start."""
+
+    def work(tx: Transaction) -> Account:
+        now = clock.now()
+        account = tx.accounts.by_name(ADMIN) or tx.accounts.add(ADMIN, Role.ADMIN, now)
+        tx.accounts.add_token(account.id, hash_token(token), token[:PREFIX_LENGTH], now)
+        return account
+
+    return await store.write(work)
+
+
+async def authenticated(request: Request, context: Ctx) -> Account:
+    """Return the account whose token came with the request; raises ``Unauthenticated``."""
+    token = _token(request.headers.get("authorization", ""))
+    if not token:
+        raise Unauthenticated("no token: send it as the Authorization header")
+    account = await context.store.read(lambda tx: tx.accounts.by_token(hash_token(token)))
+    if account is None:
+        raise Unauthenticated("the token is unknown")
+    return account
+
+
+Caller = Annotated[Account, Depends(authenticated)]
+
+
+async def administrator(caller: Caller) -> Account:
+    """Return the caller if it is an admin; raises ``Forbidden``."""
+    if not caller.is_admin:
+        raise Forbidden("only admins may do this")
+    return caller
+
+
+Admin = Annotated[Account, Depends(administrator)]
+
+
+def _token(header: str) -> str:
+    scheme, _, rest = header.strip().partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" else header.strip()

@@ -1,0 +1,22 @@
+"""Endpoints: who serves a service now, as the registry has it."""
+
+from fastapi import APIRouter, Query, Response
+
+from muster.api.auth import Caller
+from muster.api.context import Ctx
+from muster.errors import NotFound
+from muster.model.deployment import PORTS
+from muster.model.endpoint import ServiceKey
+
+extension = APIRouter(prefix="/api/v1/muster/endpoints", tags=["Muster"])
+
+
+@extension.get("")
+async def get_endpoints(
+    caller: Caller, context: Ctx, *, service: str = Query(min_length=1, max_length=255), port: int = PORTS[0]
+) -> Response:
+    """Return the present EndpointSet of a name or deployment uuid; 404 while none was published."""
+    found = await context.registry.get(ServiceKey(caller.name, service, port))
+    if found is None:
+        raise NotFound("service", f"{service}:{port}")
+    return Response(found.to_json(), media_type="application/json")
