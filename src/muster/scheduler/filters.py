@@ -35,7 +35,7 @@ class Rule:
     """One reason to reject a machine.
 
     ``accepts`` is given the number of free GPUs. ``wanted`` and ``offered`` are the two values that it compared, as
-    people write them. ``verdict`` completes "3 machines …" and "1 machine …".
+    people write them: "4" and "2 of 8 GPUs free". ``verdict`` goes after a number of machines: "3 are blacklisted".
     """
 
     name: str
@@ -64,7 +64,7 @@ def _ranged(
     return Rule(
         name=name,
         accepts=lambda demand, machine, _: offered(machine, demand.requirements.gpu_num) in wanted(demand.requirements),
-        wanted=lambda demand: f"{noun} {_between(wanted(demand.requirements), show)}",
+        wanted=lambda demand: _between(wanted(demand.requirements), show),
         offered=lambda demand, machine, _: f"{noun} {show(offered(machine, demand.requirements.gpu_num))}",
         verdict=verdict,
     )
@@ -117,14 +117,14 @@ GPU_NAME = Rule(
     accepts=lambda demand, machine, _: (
         not demand.requirements.gpu_names or machine.gpu_name in demand.requirements.gpu_names
     ),
-    wanted=lambda demand: f"model {_any_of(demand.requirements.gpu_names)}",
+    wanted=lambda demand: _any_of(demand.requirements.gpu_names),
     offered=lambda _, machine, __: f"model {machine.gpu_name}",
     verdict=_one_or_many("is of another GPU model", "are of another GPU model"),
 )
 GPU_NUM = Rule(
     name="gpu_num",
     accepts=lambda demand, machine, _: machine.gpu_num >= demand.requirements.gpu_num,
-    wanted=lambda demand: f"{_gpus(demand.requirements.gpu_num)} on one machine",
+    wanted=lambda demand: str(demand.requirements.gpu_num),
     offered=lambda _, machine, __: _gpus(machine.gpu_num),
     verdict=lambda demand, count: f"{'has' if count == 1 else 'have'} fewer than {_gpus(demand.requirements.gpu_num)}",
 )
@@ -133,7 +133,7 @@ DATA_CENTER = Rule(
     accepts=lambda demand, machine, _: (
         not demand.requirements.data_centers or machine.data_center in demand.requirements.data_centers
     ),
-    wanted=lambda demand: f"data center {_any_of(demand.requirements.data_centers)}",
+    wanted=lambda demand: _any_of(demand.requirements.data_centers),
     offered=lambda _, machine, __: f"data center {machine.data_center}",
     verdict=_one_or_many("is in another data center", "are in another data center"),
 )
@@ -146,14 +146,14 @@ PRICE = _ranged(
 BLACKLIST = Rule(
     name="blacklist",
     accepts=lambda demand, machine, _: machine.id not in demand.blacklist,
-    wanted=lambda _: "a machine that is not blacklisted",
-    offered=lambda _, __, ___: "one that is",
+    wanted=lambda _: "none",
+    offered=lambda _, __, ___: "a blacklist entry",
     verdict=_one_or_many("is blacklisted", "are blacklisted"),
 )
 FREE_GPUS = Rule(
     name="free_gpus",
     accepts=lambda demand, _, free_num: free_num >= demand.requirements.gpu_num,
-    wanted=lambda demand: f"{_gpus(demand.requirements.gpu_num)} free",
+    wanted=lambda demand: str(demand.requirements.gpu_num),
     offered=lambda _, machine, free_num: f"{free_num} of {_gpus(machine.gpu_num)} free",
     verdict=lambda demand, count: (
         f"{'has' if count == 1 else 'have'} fewer than {_gpus(demand.requirements.gpu_num)} free"
