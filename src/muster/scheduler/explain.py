@@ -55,7 +55,8 @@ class Explanation:
             f"{count} {_RULE_BY_NAME[name].verdict(self.demand, count)}" for name, count in self.rejected
         )
         misses = " and ".join(f"{miss.offered} ({miss.wanted} wanted)" for miss in self.nearest.misses)
-        return f"no machine fits: {self.considered} considered; {counts}; nearest is {self.nearest.machine_id} with {misses}"
+        nearest = f"nearest is {self.nearest.machine_id} with {misses}"
+        return f"no machine fits: {self.considered} considered; {counts}; {nearest}"
 
 
 def explain(surveyed: Survey, machines: Sequence[Machine], free_num: Mapping[MachineId, int]) -> Explanation:
