@@ -161,7 +161,7 @@ class Settings(BaseSettings):
     @property
     def registry_url(self) -> str:
         """Where endpoint sets are published: the one told, or a folder of the home."""
-        return self.registry or f"file://{self.home / 'registry'}"
+        return self.registry or (self.home / "registry").as_uri()
 
     @property
     def reachable_host(self) -> str:

@@ -37,11 +37,11 @@ _NO_CHECK = frozenset({"none", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file means: ``body`` if ``problems`` is empty. ``lines`` tells where each wire field was written."""
+    """What a file means: ``body`` if ``problems`` is empty. ``places`` tells what said each wire field."""
 
     body: Mapping[str, Any]
     problems: tuple[Problem, ...]
-    lines: Mapping[str, int]
+    places: Mapping[str, Value]
 
 
 def read_deployment(source: str, environ: Mapping[str, str]) -> Reading:
@@ -51,8 +51,7 @@ def read_deployment(source: str, environ: Mapping[str, str]) -> Reading:
     if document.root is not None:
         draft.read(document.root, _FIELDS)
         draft.finish()
-    lines = {said: value.line for said, value in draft.said.items()}
-    return Reading(draft.body(), tuple(sorted(document.problems)), lines)
+    return Reading(draft.body(), tuple(sorted(document.problems)), draft.said)
 
 
 @dataclass(slots=True)

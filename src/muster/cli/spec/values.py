@@ -92,12 +92,14 @@ def span(written: str, number: Callable[[str], int], *, single_is_most: bool = F
     """Return lower and upper bound of ``4..8``, ``4..``, ``..8``, or of a single number."""
     lower_text, dots, upper_text = written.partition("..")
     if not dots:
-        value = number(written)
-        return (None, value) if single_is_most else (value, None)
+        written = f"..{written}" if single_is_most else f"{written}.."
+        lower_text, _, upper_text = written.partition("..")
     lower = number(lower_text.strip()) if lower_text.strip() else None
     upper = number(upper_text.strip()) if upper_text.strip() else None
     if lower is None and upper is None:
         raise ValueError("'..' has no bound; write 4..8, 4.. or ..8, or leave the field out")
+    if upper == 0:
+        raise ValueError("ends at 0, which AutoDL reads as no end; leave the end open, or begin at 1")
     if lower is not None and upper is not None and lower > upper:
         raise ValueError(f"{written} runs backwards; the smaller number comes first")
     return lower, upper

@@ -204,6 +204,7 @@ def test_a_top_level_field_means(line: str, expected: dict[str, Any]) -> None:
         ("type: daemon", "type: 'daemon' is not one of replicaset, job, container"),
         ("cpu: 8..4", "cpu: 8..4 runs backwards; the smaller number comes first"),
         ("cpu: ..", "cpu: '..' has no bound; write 4..8, 4.. or ..8, or leave the field out"),
+        ("price: 0", "price: ends at 0, which AutoDL reads as no end; leave the end open, or begin at 1"),
         ("cpu: 4-8", "cpu: '4-8' is not a whole number of at least 0"),
         ("memory: 24MB", "memory: '24MB' is not a number of GB; write 24 or 24GB"),
         (
@@ -293,5 +294,6 @@ def test_something_that_is_no_deployment_is_told_so(source: str, message: str) -
 
 def test_each_wire_field_knows_its_line() -> None:
     reading = read("name: n\nimage: i\ncmd: c\ncontainer_template:\n  cpu: 4..8\n")
-    assert reading.lines["container_template.cpu_num_to"] == 5
-    assert reading.lines["name"] == 1
+    place = reading.places["container_template.cpu_num_to"]
+    assert (place.path, place.line) == ("container_template.cpu", 5)
+    assert reading.places["name"].line == 1

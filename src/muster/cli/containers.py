@@ -1,0 +1,66 @@
+"""``containers`` and ``logs``: what runs, where it answers, and what it writes."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from muster.cli.connection import connected
+from muster.cli.names import find_container, find_deployment
+from muster.cli.view import Column, Format, Output, age, show, status_style
+
+if TYPE_CHECKING:
+    from muster.client import Client, Container
+
+
+def _reason(container: "Container") -> str:
+    code = "" if container.exit_code is None else f"exit {container.exit_code}"
+    return ": ".join(part for part in (container.reason or code, container.message) if part)
+
+
+COLUMNS: "tuple[Column[Container], ...]" = (
+    Column("UUID", lambda row: row.uuid),
+    Column("STATUS", lambda row: row.status, style=status_style),
+    Column("READY", lambda row: row.is_ready),
+    Column("MACHINE", lambda row: f"{row.data_center}/{row.machine_id}"),
+    Column("GPU", lambda row: f"{row.gpu_num} x {row.gpu_name}"),
+    Column("URL", lambda row: row.url_6006),
+    Column("AGE", lambda row: age(row.created_at), is_number=True),
+    Column("REASON", _reason),
+)
+
+
+@connected
+def containers(
+    client: "Client",
+    deployment: Annotated[
+        str | None, typer.Argument(help="Only of this deployment (name or uuid).", metavar="[DEPLOYMENT]")
+    ] = None,
+    is_all: Annotated[bool, typer.Option("--all", "-a", help="Finished ones too.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """List containers, oldest first."""
+    if deployment is None:
+        rows = list(client.containers())
+        if is_all:
+            rows = [*client.containers(is_released=True), *rows]
+        rows.sort(key=lambda row: row.created_at)
+    else:
+        rows = client.containers_of(find_deployment(client, deployment).uuid)
+    shown = [row for row in rows if is_all or row.status != "shutdown"]
+    hint = "no containers" if is_all else "no live containers (finished ones: -a)"
+    show(shown, COLUMNS, output, empty=hint)
+
+
+@connected
+def logs(
+    client: "Client",
+    container: Annotated[str, typer.Argument(help="Uuid, its beginning or its last part.", metavar="CONTAINER")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the container has ended.")] = False,
+    tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Only the last N lines.")] = None,
+) -> None:
+    """Print what a container wrote."""
+    uuid = find_container(client, container).uuid
+    for chunk in client.logs(uuid, tail=tail, follow=follow):
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()

@@ -1,0 +1,101 @@
+"""``ps``, ``scale``, ``stop``, ``delete``: deployments that exist, and one container of them to be stopped."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from muster.cli.connection import connected
+from muster.cli.names import find_container, find_deployment
+from muster.cli.prompt import Yes, agreed
+from muster.cli.view import Column, Format, Output, age, say, show, status_style, yuan
+from muster.errors import InvalidSpec
+
+if TYPE_CHECKING:
+    from muster.client import Client, Deployment
+
+Name = Annotated[str, typer.Argument(help="Name or uuid, or the beginning of one.", metavar="NAME")]
+
+
+def _wanted(deployment: "Deployment") -> int:
+    return deployment.replica_num if deployment.status == "running" else 0
+
+
+def _gpu(deployment: "Deployment") -> str:
+    return f"{deployment.gpu_num} x {' | '.join(deployment.gpu_names) or 'any'}"
+
+
+COLUMNS: "tuple[Column[Deployment], ...]" = (
+    Column("NAME", lambda row: row.name),
+    Column("UUID", lambda row: row.uuid),
+    Column("TYPE", lambda row: row.type),
+    Column("STATUS", lambda row: row.status, style=status_style),
+    Column("WANTED", _wanted, is_number=True),
+    Column("STARTING", lambda row: row.starting_num, is_number=True),
+    Column("RUNNING", lambda row: row.running_num, is_number=True),
+    Column("READY", lambda row: row.ready_num, is_number=True),
+    Column("FINISHED", lambda row: row.finished_num, is_number=True),
+    Column("GPU", _gpu),
+    Column("YUAN/H", lambda row: yuan(row.price_milliyuan), is_number=True),
+    Column("AGE", lambda row: age(row.created_at), is_number=True),
+)
+
+
+@connected
+def ps(
+    client: "Client",
+    is_all: Annotated[bool, typer.Option("--all", "-a", help="Stopped ones too.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """List deployments."""
+    rows = client.deployments(status=None if is_all else "running")
+    hint = "no deployments" if is_all else "no running deployments (stopped ones: -a)"
+    show(rows, COLUMNS, output, empty=hint)
+
+
+@connected
+def scale(
+    client: "Client",
+    name: Name,
+    replicas: Annotated[int, typer.Argument(min=0, help="How many replicas from now on.", metavar="N")],
+) -> None:
+    """Change a deployment's number of replicas."""
+    deployment = find_deployment(client, name)
+    client.scale_deployment(deployment.uuid, replicas)
+    say(f"{deployment.name} {deployment.uuid}: {deployment.replica_num} -> {replicas} replicas")
+
+
+@connected
+def stop(
+    client: "Client",
+    name: Annotated[str | None, typer.Argument(help="Deployment to stop for good.", metavar="[NAME]")] = None,
+    container: Annotated[
+        str | None, typer.Option("--container", help="Stop this container only; another takes its place.")
+    ] = None,
+    decrease: Annotated[bool, typer.Option("--decrease", help="With --container: let none take its place.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="With --container: never reuse its files.")] = False,
+) -> None:
+    """Stop a deployment for good, or one container of it."""
+    if (name is None) == (container is None):
+        raise InvalidSpec("stop", "name either a deployment, or a container with --container")
+    if container is not None:
+        uuid = find_container(client, container).uuid
+        client.stop_container(uuid, decrease_one_replica_num=decrease, no_cache=no_cache)
+        say(f"container {uuid} is being stopped")
+        return
+    if decrease or no_cache:
+        raise InvalidSpec("stop", "--decrease and --no-cache go with --container")
+    deployment = find_deployment(client, name or "")
+    client.stop_deployment(deployment.uuid)
+    say(f"{deployment.name} {deployment.uuid}: being stopped")
+
+
+@connected
+def delete(client: "Client", name: Name, yes: Yes = False) -> None:
+    """Stop and delete a deployment."""
+    deployment = find_deployment(client, name)
+    live = deployment.starting_num + deployment.running_num
+    if not agreed(f"Delete {deployment.name} {deployment.uuid} with {live} live containers?", yes=yes):
+        sys.exit(1)
+    client.delete_deployment(deployment.uuid)
+    say(f"{deployment.name} {deployment.uuid}: deleted")

@@ -1,0 +1,40 @@
+"""How two deployments' specifications differ: pure, field by dotted field, with nothing secret in the answer."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SECRET = "container_template.env_vars"  # noqa: S105 it is where secrets are, not one
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field that is ``before`` in the deployment and ``after`` in the file, as text."""
+
+    field: str
+    before: str
+    after: str
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
+    """Return the fields that differ, by name; what only one side has is ``nothing`` on the other."""
+    old, new = dict(_flat(before)), dict(_flat(after))
+    return [
+        Difference(field, _text(field, old.get(field)), _text(field, new.get(field)))
+        for field in sorted(old.keys() | new.keys())
+        if old.get(field) != new.get(field)
+    ]
+
+
+def _flat(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _text(field: str, value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return "a value (not shown)" if field.startswith(SECRET) else repr(value)

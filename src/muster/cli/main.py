@@ -1,0 +1,97 @@
+"""The ``muster`` command: which commands there are, and how they end.
+
+Exit codes: 0 done; 1 refused or failed, with one line ``error: …`` on standard error; 2 wrong usage; 130 Ctrl-C;
+141 the reader of our output went away. A traceback is shown only with ``MUSTER_DEBUG=1``.
+
+Only typer is imported before a command runs: the client, pydantic, rich tables and the server's libraries are loaded
+by the command that needs them, so that ``--help`` and shell completion answer at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from muster import __version__
+from muster.cli import accounts, apply, containers, deployments, events, host, machines
+from muster.cli.view import note, say
+from muster.errors import MusterError
+
+app = typer.Typer(
+    name="muster",
+    help="Elastic GPU-container deployments on your own machines.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        say(f"muster {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (
+    host.up,
+    host.server,
+    host.down,
+    apply.apply,
+    deployments.ps,
+    containers.containers,
+    events.events,
+    containers.logs,
+    deployments.scale,
+    deployments.stop,
+    deployments.delete,
+    machines.machines,
+    machines.stock,
+    machines.images,
+):
+    app.command()(command)
+app.add_typer(accounts.account)
+app.add_typer(host.config)
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line; returns its exit code."""
+    is_debugging = os.environ.get("MUSTER_DEBUG", "") not in {"", "0"}
+    try:
+        app(args=list(args), prog_name="muster")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more at exit; let it flush into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MusterError as error:
+        if is_debugging:
+            raise
+        for line in str(error).splitlines() or [type(error).__name__]:
+            note(f"error: {line}")
+        return 1
+    except Exception as error:
+        if is_debugging:
+            raise
+        note(f"error: {type(error).__name__}: {error} (this is a bug: run again with MUSTER_DEBUG=1 and report it)")
+        return 1
+    return 0
