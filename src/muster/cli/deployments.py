@@ -9,7 +9,6 @@ from muster.cli.connection import connected
 from muster.cli.names import find_container, find_deployment
 from muster.cli.prompt import Yes, agreed
 from muster.cli.view import Column, Format, Output, age, say, show, status_style, yuan
-from muster.errors import InvalidSpec
 
 if TYPE_CHECKING:
     from muster.client import Client, Deployment
@@ -77,14 +76,14 @@ def stop(
 ) -> None:
     """Stop a deployment for good, or one container of it."""
     if (name is None) == (container is None):
-        raise InvalidSpec("stop", "name either a deployment, or a container with --container")
+        raise typer.BadParameter("name either a deployment, or a container with --container")
     if container is not None:
         uuid = find_container(client, container).uuid
         client.stop_container(uuid, decrease_one_replica_num=decrease, no_cache=no_cache)
         say(f"container {uuid} is being stopped")
         return
     if decrease or no_cache:
-        raise InvalidSpec("stop", "--decrease and --no-cache go with --container")
+        raise typer.BadParameter("--decrease and --no-cache go with --container")
     deployment = find_deployment(client, name or "")
     client.stop_deployment(deployment.uuid)
     say(f"{deployment.name} {deployment.uuid}: being stopped")

@@ -1,5 +1,6 @@
 """``up``, ``server``, ``down`` and ``config show``: what runs on this host, and how it is set."""
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,7 +60,7 @@ def down(home: Home = None, config_file: Config = None) -> None:
 Shown = tuple[str, Any, str]
 COLUMNS: tuple[Column[Shown], ...] = (
     Column("SETTING", lambda row: row[0]),
-    Column("VALUE", lambda row: "" if row[1] is None else row[1]),
+    Column("VALUE", lambda row: json.dumps(row[1], ensure_ascii=False) if isinstance(row[1], dict | list) else row[1]),
     Column("FROM", lambda row: row[2]),
 )
 

@@ -1,7 +1,7 @@
 """The ``muster`` command: which commands there are, and how they end.
 
-Exit codes: 0 done; 1 refused or failed, with one line ``error: …`` on standard error; 2 wrong usage; 130 Ctrl-C;
-141 the reader of our output went away. A traceback is shown only with ``MUSTER_DEBUG=1``.
+Exit codes: 0 done; 1 refused or failed, with one line ``error: …`` on standard error (none when the reader of our
+output went away); 2 wrong usage; 130 Ctrl-C. A traceback is shown only with ``MUSTER_DEBUG=1``.
 
 Only typer is imported before a command runs: the client, pydantic, rich tables and the server's libraries are loaded
 by the command that needs them, so that ``--help`` and shell completion answer at once.
@@ -73,25 +73,28 @@ def main() -> None:
 def run(args: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
     is_debugging = os.environ.get("MUSTER_DEBUG", "") not in {"", "0"}
+    code = 0
     try:
         app(args=list(args), prog_name="muster")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The interpreter flushes standard output once more at exit; let it flush into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        code = 130
     except MusterError as error:
         if is_debugging:
             raise
         for line in str(error).splitlines() or [type(error).__name__]:
             note(f"error: {line}")
-        return 1
+        code = 1
     except Exception as error:
         if is_debugging:
             raise
         note(f"error: {type(error).__name__}: {error} (this is a bug: run again with MUSTER_DEBUG=1 and report it)")
-        return 1
-    return 0
+        code = 1
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at exit; let it flush into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    return code
