@@ -5,9 +5,12 @@
 * A missing key means *unknown*: ``get`` returns ``None`` and ``watch`` waits. It never means *nobody*; that is a set
   without endpoints.
 * An alias is a key that stands for another key. ``get`` and ``watch`` follow it, also when it moves to another
-  target; a fence is compared between sets of one target only.
+  target; a fence is compared between sets of one target only. An alias of an alias is not followed, and a key's own
+  set goes before an alias of the same name, so that a name never hides a uuid. ``publish`` does not follow aliases.
 * ``watch`` yields the present set as soon as there is one, then each change; it may skip sets that were replaced
-  before the reader came back. While the registry cannot be reached it keeps trying and yields nothing.
+  before the reader came back. Of one target it never yields a set that is not newer than the last, so a smaller
+  fence tells that an alias has moved. While the registry cannot be reached, or holds foreign data under the key, it
+  keeps trying and yields nothing.
 * Foreign data under a key is neither returned nor overwritten: ``RegistryUnavailable`` says what was found.
 
 Safe for concurrent use by many tasks of one event loop; processes may share one registry where it is shared at all.

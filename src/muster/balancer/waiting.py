@@ -1,0 +1,217 @@
+"""Who waits for a lease, and how: tasks of event loops, and threads, over the same core.
+
+``Gate`` is the core with its lock and its clock. The lock is held for microseconds and never across a wait, so an
+event loop may take it. Both waiters run the same three steps: ask; sleep until woken, until the core's next change or
+the deadline; look again. A wake carries nothing, so a spurious one does no harm. The time-outs of sleeping waiters
+are the only timers, so nothing runs when nobody waits.
+
+Whoever stops waiting (cancelled, interrupted) gives its ticket up, and with it a lease that was granted just then.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from muster.balancer.balancer import Balancer, Statistics
+from muster.balancer.budget import RetryBudget
+from muster.balancer.lease import Lease, Outcome
+from muster.balancer.queue import DEFAULT_WAIT_SECONDS, Ticket
+from muster.model.endpoint import EndpointSet
+
+
+class Gate:
+    """One service's balancer, safe for tasks and threads."""
+
+    def __init__(
+        self,
+        core: Balancer,
+        *,
+        wait_seconds: float = DEFAULT_WAIT_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.service = core.service
+        self.wait_seconds = wait_seconds
+        self.monotonic = monotonic
+        self._core = core
+        self._budget = RetryBudget()
+        self._lock = threading.Lock()
+        self._listeners: set[Callable[[], None]] = set()
+
+    @property
+    def endpoints(self) -> EndpointSet | None:
+        """The set in use."""
+        return self._core.endpoints
+
+    def update(self, endpoints: EndpointSet, *, is_other_target: bool = False) -> bool:
+        """Take over a set, see ``Balancer.update``."""
+        with self._lock:
+            is_news = self._core.update(endpoints, self.monotonic(), is_other_target=is_other_target)
+            listeners = tuple(self._listeners) if is_news else ()
+        for listener in listeners:
+            listener()
+        return is_news
+
+    def release(self, lease: Lease, outcome: Outcome = Outcome.OK) -> bool:
+        """End a lease; ``False`` if it had ended before."""
+        with self._lock:
+            return self._core.release(lease, outcome, self.monotonic())
+
+    def answered(self, lease: Lease) -> None:
+        """Note that the replica answers, before the lease ends."""
+        if lease.health.failures:
+            with self._lock:
+                self._core.answered(lease, self.monotonic())
+
+    def statistics(self) -> Statistics:
+        """Return counts as they are now."""
+        with self._lock:
+            return self._core.statistics(self.monotonic())
+
+    def close(self) -> None:
+        """Fail whoever waits, and refuse from now on."""
+        with self._lock:
+            self._core.close()
+            listeners = tuple(self._listeners)
+        for listener in listeners:
+            listener()
+
+    def count_call(self) -> float:
+        """Count a call for the retry budget; return when it came."""
+        with self._lock:
+            now = self.monotonic()
+            self._budget.deposit(now)
+            return now
+
+    def may_resend(self) -> bool:
+        """Take a token of the retry budget, or say that there is none."""
+        with self._lock:
+            return self._budget.withdraw(self.monotonic())
+
+    def ask(self, deadline: float, tried: frozenset[str], wake: Callable[[], None]) -> Ticket:
+        """Step one of a waiter."""
+        with self._lock:
+            return self._core.acquire(self.monotonic(), deadline=deadline, tried=tried, wake=wake)
+
+    def look(self, ticket: Ticket) -> Lease | float:
+        """Step three: return the lease, or until when to sleep. Raises what the core says at the deadline."""
+        with self._lock:
+            now = self.monotonic()
+            self._core.tick(now)
+            lease = self._core.check(ticket)
+            if lease is not None:
+                return lease
+            if now >= ticket.deadline:
+                raise self._core.time_out(ticket, now)
+            return min(ticket.deadline, self._core.next_change)
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Stop waiting."""
+        with self._lock:
+            self._core.give_up(ticket, self.monotonic())
+
+    async def wait_for_endpoints(self, at_least: int, timeout_seconds: float) -> bool:
+        """Return whether the set came to hold ``at_least`` endpoints in time."""
+        bell = _Bell(asyncio.get_running_loop())
+        deadline = self.monotonic() + timeout_seconds
+        with self._lock:
+            self._listeners.add(bell.ring)
+        try:
+            while self.endpoints is None or len(self.endpoints.endpoints) < at_least:
+                self._core.require_open()
+                if not await bell.sleep(deadline - self.monotonic()):
+                    return False
+        finally:
+            with self._lock:
+                self._listeners.discard(bell.ring)
+        return True
+
+
+class AsyncWaiter:
+    """Acquires leases for tasks."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def acquire(self, *, deadline: float, tried: frozenset[str] = frozenset()) -> Lease:
+        """Return a lease, waiting until ``deadline`` (of the gate's clock) for one.
+
+        Raises ``QueueFull``, ``QueueTimeout``, ``NoEndpoints``; ``BalancerError`` when the service is closed.
+        """
+        bell = _Bell(asyncio.get_running_loop())
+        ticket = self._gate.ask(deadline, tried, bell.ring)
+        if ticket.lease is not None:
+            return ticket.lease
+        try:
+            while not isinstance(found := self._gate.look(ticket), Lease):
+                await bell.sleep(found - self._gate.monotonic())
+        except BaseException:
+            self._gate.give_up(ticket)
+            raise
+        return found
+
+
+class ThreadWaiter:
+    """Acquires leases for threads."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def acquire(self, *, deadline: float, tried: frozenset[str] = frozenset()) -> Lease:
+        """Return a lease, blocking until ``deadline`` (of the gate's clock) for one; raises as ``AsyncWaiter`` does."""
+        woken = threading.Event()
+        ticket = self._gate.ask(deadline, tried, woken.set)
+        if ticket.lease is not None:
+            return ticket.lease
+        try:
+            while not isinstance(found := self._gate.look(ticket), Lease):
+                woken.wait(max(0.0, min(found - self._gate.monotonic(), threading.TIMEOUT_MAX)))
+                woken.clear()
+        except BaseException:
+            self._gate.give_up(ticket)
+            raise
+        return found
+
+
+class _Bell:
+    """Wakes one task, from any thread; a ring while nobody sleeps ends the next sleep at once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._has_rung = False
+        self._sleeper: asyncio.Future[bool] | None = None
+
+    def ring(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._ring()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._ring)
+
+    async def sleep(self, seconds: float) -> bool:
+        """Return ``True`` when rung, ``False`` when the time is over."""
+        if self._has_rung:
+            self._has_rung = False
+            return True
+        self._sleeper = self._loop.create_future()
+        timer = (
+            None if math.isinf(seconds) else self._loop.call_later(max(0.0, seconds), _resolve, self._sleeper, False)
+        )
+        try:
+            return await self._sleeper
+        finally:
+            self._sleeper = None
+            if timer is not None:
+                timer.cancel()
+
+    def _ring(self) -> None:
+        if self._sleeper is None:
+            self._has_rung = True
+        else:
+            _resolve(self._sleeper, True)
+
+
+def _resolve(future: "asyncio.Future[bool]", result: bool) -> None:
+    if not future.done():
+        future.set_result(result)

@@ -1,0 +1,225 @@
+"""A registry in a folder: ``file:///ABSOLUTE/FOLDER``, readable by any program and by a shell script.
+
+Layout (``docs/endpoint-set.md``)::
+
+    FOLDER/<account>/<service>/<port>.json             an endpoint set
+    FOLDER/@aliases/<account>/<service>/<port>.json    {"schema":1,"target":{"account":…,"service":…,"port":…}}
+    FOLDER/@lock                                       flock'ed by whoever writes
+
+A file is written beside its place and renamed over it, so a reader sees an old set or a new one and needs no lock and
+no more than read permission. Writers hold ``@lock`` from reading the stored fence to the rename, so that two
+publishers on one host cannot both win; a shared network folder works as far as its flock and rename do. A file is
+flushed to the disk before the rename: an empty file after a power cut would be foreign data that blocks its key.
+
+All file access happens in worker threads. Watchers share one poller (``poll.py``) that compares identity, time and
+size of files; contents are read only when those change. inotify was refused: not portable, blind on network folders.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import time
+import urllib.parse
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+from muster.errors import Fenced, InvalidSpec, RegistryUnavailable
+from muster.model.endpoint import EndpointSet, ServiceKey
+from muster.registry import names
+from muster.registry.poll import Poller, Signature, signature
+
+ALIAS_SCHEMA = 1
+LOCK_WAIT_SECONDS = 5.0
+"""Far above any honest write (milliseconds); whoever holds the lock longer is stopped or hangs on its disk."""
+
+_log = logging.getLogger(__name__)
+
+
+def open_url(url: str) -> "FileRegistry":
+    """Open ``file:///ABSOLUTE/FOLDER``; the folder is made by the first publication."""
+    parts = urllib.parse.urlsplit(url)
+    folder = Path(urllib.parse.unquote(parts.path))
+    if parts.netloc not in ("", "localhost") or not folder.is_absolute():
+        raise InvalidSpec("registry", f"{url!r} is relative: write file:///absolute/folder, with three slashes")
+    return FileRegistry(folder)
+
+
+class FileRegistry:
+    """One folder, seen by one event loop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._poller = Poller()
+
+    async def publish(self, key: ServiceKey, endpoints: EndpointSet) -> None:
+        """Replace the set of ``key``. Raises ``Fenced`` when the stored one is as new or newer."""
+        await asyncio.to_thread(self._publish, key, endpoints)
+
+    async def link(self, alias: ServiceKey, target: ServiceKey) -> None:
+        """Let ``alias`` stand for ``target`` from now on."""
+        await asyncio.to_thread(self._link, alias, target)
+
+    async def unlink(self, alias: ServiceKey) -> None:
+        """Forget an alias; one that is not there is no error."""
+        await asyncio.to_thread(self._unlink, alias)
+
+    async def get(self, key: ServiceKey) -> EndpointSet | None:
+        """Return the present set of a key or alias, ``None`` if there is none."""
+        _, _, present = await asyncio.to_thread(self._resolve, key)
+        return present
+
+    async def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
+        """Yield the present set, then every newer one, for ever."""
+        seen: tuple[ServiceKey, tuple[int, int]] | None = None
+        with self._poller.subscribe() as watched:
+            while True:
+                try:
+                    target, signatures, present = await asyncio.to_thread(self._resolve, key)
+                except RegistryUnavailable as error:
+                    _log.warning("watching %s: %s", key, error)
+                    target, present = key, None
+                    signatures = await asyncio.to_thread(self._signatures, key)
+                if present is not None and (seen is None or target != seen[0] or present.fence > seen[1]):
+                    seen = target, present.fence
+                    yield present
+                await watched.changed(signatures)
+
+    async def keys(self) -> Sequence[ServiceKey]:
+        """Return all keys that hold a set (no aliases), in order."""
+        return await asyncio.to_thread(self._keys)
+
+    async def aclose(self) -> None:
+        """Let go of the registry; what was published stays."""
+
+    def _set_path(self, key: ServiceKey) -> Path:
+        return self._folder / names.relative_path(key)
+
+    def _alias_path(self, key: ServiceKey) -> Path:
+        return self._folder / "@aliases" / names.relative_path(key)
+
+    def _signatures(self, key: ServiceKey) -> dict[str, Signature | None]:
+        return {str(path): signature(str(path)) for path in (self._set_path(key), self._alias_path(key))}
+
+    def _resolve(self, key: ServiceKey) -> tuple[ServiceKey, dict[str, Signature | None], EndpointSet | None]:
+        """Return the key that ``key`` stands for, the state of every file that decided it, and the set.
+
+        A file's state is taken before its contents are read: a change in between is then seen as one.
+        """
+        signatures = self._signatures(key)
+        present = self._read_set(key)
+        if present is not None:
+            return key, signatures, present
+        target = self._read_alias(key)
+        if target is None:
+            return key, signatures, None
+        path = str(self._set_path(target))
+        signatures[path] = signature(path)
+        return target, signatures, self._read_set(target)
+
+    def _read_set(self, key: ServiceKey) -> EndpointSet | None:
+        path = self._set_path(key)
+        text = _read(path)
+        if text is None:
+            return None
+        try:
+            return EndpointSet.from_json(text)
+        except InvalidSpec as error:
+            raise RegistryUnavailable(f"read {path}: foreign data: {error}") from error
+
+    def _read_alias(self, alias: ServiceKey) -> ServiceKey | None:
+        path = self._alias_path(alias)
+        text = _read(path)
+        if text is None:
+            return None
+        try:
+            wire = json.loads(text)
+            if wire["schema"] > ALIAS_SCHEMA:
+                raise RegistryUnavailable(f"read {path}: schema {wire['schema']} is newer than ours: upgrade muster")
+            target = wire["target"]
+            return ServiceKey(str(target["account"]), str(target["service"]), int(target["port"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RegistryUnavailable(f"read {path}: foreign data: {error!r}") from error
+
+    def _publish(self, key: ServiceKey, endpoints: EndpointSet) -> None:
+        with self._locked():
+            stored = self._read_set(key)
+            if stored is not None and stored.fence >= endpoints.fence:
+                raise Fenced(f"publish {key} at {endpoints.fence}: the registry holds {stored.fence}")
+            _replace(self._set_path(key), endpoints.to_json())
+
+    def _link(self, alias: ServiceKey, target: ServiceKey) -> None:
+        text = json.dumps(
+            {
+                "schema": ALIAS_SCHEMA,
+                "target": {"account": target.account, "service": target.service, "port": target.port},
+            },
+            separators=(",", ":"),
+        )
+        with self._locked():
+            if self._read_alias(alias) != target:
+                _replace(self._alias_path(alias), text)
+
+    def _unlink(self, alias: ServiceKey) -> None:
+        with self._locked():
+            if self._read_alias(alias) is not None:
+                self._alias_path(alias).unlink(missing_ok=True)
+
+    def _keys(self) -> Sequence[ServiceKey]:
+        found = []
+        with _converted(f"list {self._folder}"):
+            for path in self._folder.glob("[!@.]*/[!.]*/*.json"):
+                key = names.key_of(path.parent.parent.name, path.parent.name, path.name)
+                if key is not None:
+                    found.append(key)
+        return sorted(found, key=lambda key: (key.account, key.service, key.port))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the writers' lock; a lock that somebody keeps too long is an unavailable registry."""
+        path = self._folder / "@lock"
+        with _converted(f"write to {self._folder}"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                deadline = time.monotonic() + LOCK_WAIT_SECONDS
+                while True:
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError as error:
+                        if time.monotonic() > deadline:
+                            raise RegistryUnavailable(f"lock {path}: another publisher does not let go") from error
+                        time.sleep(0.002)
+                yield
+            finally:
+                os.close(descriptor)
+
+
+def _read(path: Path) -> bytes | None:
+    with _converted(f"read {path}"):
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically; the caller holds the lock, so the temporary name is its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+@contextlib.contextmanager
+def _converted(attempt: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RegistryUnavailable(f"{attempt}: {error.strerror or error}") from error
