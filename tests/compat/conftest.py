@@ -1,0 +1,23 @@
+"""One fresh API for each test."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.compat.world import World
+
+
+@pytest.fixture(scope="session")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("furnished")
+    World.furnish(folder)
+    return folder / "muster.db"
+
+
+@pytest.fixture
+def world(furnished: Path, tmp_path: Path) -> Iterator[World]:
+    shutil.copy(furnished, tmp_path)
+    with World(tmp_path) as opened:
+        yield opened
