@@ -39,7 +39,7 @@ class Context:
     commits: CommitSignal
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     context = request.app.state.context
     assert isinstance(context, Context)
     return context

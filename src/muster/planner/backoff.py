@@ -47,18 +47,18 @@ def machine_to_avoid(
 def young_deaths(
     containers: Iterable[Container], edited_at: datetime.datetime, now: datetime.datetime
 ) -> Sequence[Container]:
-    """Return the young deaths since the last sign of health or edit, in order of their end."""
+    """Return the young deaths since the last sign of health, of containers made since the edit, in order of end."""
     placed = [container for container in containers if container.status is not None]
-    since = max((proof for proof in map(_proved_healthy_at, placed) if proof and proof <= now), default=edited_at)
-    since = max(since, edited_at)
-    return sorted(
-        (
-            container
-            for container in placed
-            if _died_young(container) and container.stopped_at is not None and container.stopped_at > since
-        ),
-        key=lambda container: (container.stopped_at, container.number),
+    healthy_at = max((proof for proof in map(_proved_healthy_at, placed) if proof and proof <= now), default=edited_at)
+    deaths = (
+        container
+        for container in placed
+        if _died_young(container)
+        and container.created_at >= edited_at
+        and container.stopped_at is not None
+        and container.stopped_at >= healthy_at
     )
+    return sorted(deaths, key=lambda container: (container.stopped_at, container.number))
 
 
 def _died_young(container: Container) -> bool:

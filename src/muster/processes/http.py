@@ -1,0 +1,64 @@
+"""Serve an ASGI application as one task among others: ready when it listens, gone when it is cancelled."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from muster.errors import SetupError
+
+GRACE_SECONDS = 1
+"""How long answers under way may take when the server stops; streams that never end are cut after it."""
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Listen before anything else is started, so that a port in use is one clear line. Raises ``SetupError``."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(1024)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SetupError(f"cannot listen on {host} port {port} ({reason}); choose another with --port") from error
+        listener.setblocking(False)
+        yield listener
+
+
+class HttpServer:
+    """Serves one application on one socket."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._server: uvicorn.Server | None = None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether requests are answered."""
+        return self._server is not None and self._server.started
+
+    async def run(self, app: Any) -> None:
+        """Serve until cancelled; then end answers under way within the grace."""
+        server = self._server = _Uvicorn(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+            )
+        )
+        try:
+            await server.serve(sockets=[self._listener])
+        finally:
+            if server.started:
+                await server.shutdown()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves the process's signal handlers alone: they belong to ``signals.until_stopped``."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing."""
+        yield

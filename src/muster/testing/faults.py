@@ -1,0 +1,166 @@
+"""Port wrappers that die: where a ``kill -9`` can strike, made into something a test can aim at.
+
+A process can only be seen from outside at its calls to ports. ``Life`` is one life of a process; its wrappers count
+every call, and the k-th raises ``Crash``, either before the call took effect or after. From then on the life is over:
+every further call crashes too, so nothing that a dying task still tries (a ``finally`` block, say) can reach the world.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from muster.engine.port import Capabilities, ContainerRun, Engine, Observation, Ref, StopOrder
+from muster.model.endpoint import EndpointSet, ServiceKey
+from muster.model.ids import ContainerId, MachineId
+from muster.registry.port import Registry
+from muster.store.port import Changes, Store, Transaction
+from muster.testing.clock import Outstanding
+
+T = TypeVar("T")
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrashPoint:
+    """Die at the ``call``-th call from now (1 is the next), before or after it took effect."""
+
+    call: int
+    is_after: bool
+
+
+class Life:
+    """One life of a process, from start to crash."""
+
+    def __init__(self, outstanding: Outstanding) -> None:
+        self._outstanding = outstanding
+        self._countdown: int | None = None
+        self._is_after = False
+        self.is_over = False
+
+    def doom(self, point: CrashPoint) -> None:
+        """Let it die at a call to come."""
+        self._countdown, self._is_after = point.call, point.is_after
+
+    def end(self) -> None:
+        """Let every further call crash."""
+        self.is_over = True
+
+    async def call(self, make: Callable[[], Awaitable[T]]) -> T:
+        """Make one call, or die."""
+        dies = self._counts_down()
+        if self.is_over or (dies and not self._is_after):
+            self._die()
+        with self._outstanding.call():
+            result = await make()
+        if self.is_over or dies:
+            self._die()
+        return result
+
+    def _counts_down(self) -> bool:
+        if self._countdown is None:
+            return False
+        self._countdown -= 1
+        return self._countdown == 0
+
+    def _die(self) -> None:
+        self.is_over = True
+        raise Crash
+
+
+class MortalStore:
+    """A store as one life sees it: its listeners die with it."""
+
+    def __init__(self, store: Store, life: Life) -> None:
+        self._store = store
+        self._life = life
+        self._listeners: list[Callable[[Changes], None]] = []
+        store.on_commit(self._tell)
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:  # noqa: D102
+        return await self._life.call(lambda: self._store.read(work))
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:  # noqa: D102
+        return await self._life.call(lambda: self._store.write(work))
+
+    def on_commit(self, listener: Callable[[Changes], None]) -> None:  # noqa: D102
+        self._listeners.append(listener)
+
+    async def aclose(self) -> None:  # noqa: D102
+        self._listeners.clear()
+
+    def _tell(self, changes: Changes) -> None:
+        if not self._life.is_over:
+            for listener in self._listeners:
+                listener(changes)
+
+
+class MortalEngine:
+    """An engine as one life sees it."""
+
+    def __init__(self, engine: Engine, life: Life) -> None:
+        self._engine = engine
+        self._life = life
+
+    @property
+    def capabilities(self) -> Capabilities:  # noqa: D102
+        return self._engine.capabilities
+
+    async def create(self, run: ContainerRun) -> Observation:  # noqa: D102
+        return await self._life.call(lambda: self._engine.create(run))
+
+    async def start(self, ref: Ref) -> Observation:  # noqa: D102
+        return await self._life.call(lambda: self._engine.start(ref))
+
+    async def stop(self, ref: Ref, order: StopOrder) -> Observation:  # noqa: D102
+        return await self._life.call(lambda: self._engine.stop(ref, order))
+
+    async def remove(self, ref: Ref) -> None:  # noqa: D102
+        await self._life.call(lambda: self._engine.remove(ref))
+
+    async def observe(self, ref: Ref) -> Observation:  # noqa: D102
+        return await self._life.call(lambda: self._engine.observe(ref))
+
+    async def observe_all(self, machine_id: MachineId) -> Sequence[Observation]:  # noqa: D102
+        return await self._life.call(lambda: self._engine.observe_all(machine_id))
+
+    def watch(self) -> AsyncIterator[ContainerId]:  # noqa: D102
+        return self._engine.watch()
+
+    def logs(self, ref: Ref, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[bytes]:  # noqa: D102
+        return self._engine.logs(ref, tail=tail, follow=follow)
+
+    async def aclose(self) -> None:  # noqa: D102
+        await self._engine.aclose()
+
+
+class MortalRegistry:
+    """A registry as one life sees it."""
+
+    def __init__(self, registry: Registry, life: Life) -> None:
+        self._registry = registry
+        self._life = life
+
+    async def publish(self, key: ServiceKey, endpoints: EndpointSet) -> None:  # noqa: D102
+        await self._life.call(lambda: self._registry.publish(key, endpoints))
+
+    async def link(self, alias: ServiceKey, target: ServiceKey) -> None:  # noqa: D102
+        await self._life.call(lambda: self._registry.link(alias, target))
+
+    async def unlink(self, alias: ServiceKey) -> None:  # noqa: D102
+        await self._life.call(lambda: self._registry.unlink(alias))
+
+    async def get(self, key: ServiceKey) -> EndpointSet | None:  # noqa: D102
+        return await self._life.call(lambda: self._registry.get(key))
+
+    def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:  # noqa: D102
+        return self._registry.watch(key)
+
+    async def keys(self) -> Sequence[ServiceKey]:  # noqa: D102
+        return await self._life.call(self._registry.keys)
+
+    async def aclose(self) -> None:  # noqa: D102
+        await asyncio.sleep(0)

@@ -1,0 +1,406 @@
+"""A whole control plane in one process, in virtual time, over a fake engine and a real SQLite file.
+
+``Harness`` is the world that outlives the control plane (database, engine world, registry) and the supervisor that
+starts a new life after each crash. Tests act as users do, through the HTTP API; they disturb the world through
+``world`` (the engine's hosts) and ``crash``; and they ask for the level that should be reached::
+
+    with Harness(tmp_path) as harness:
+        uuid = harness.create(replica_num=3)
+        harness.settle()
+        assert len(harness.running(uuid)) == 3
+
+``check`` asserts what must hold at every instant; ``settle`` waits for the end of all change and asserts that what is
+wanted is what there is. All methods are plain calls: the loop runs only inside them, so a test sees a still world.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from muster import registry, store
+from muster.api.app import create_app
+from muster.api.auth import ensure_admin
+from muster.controller.deployments import PLANNERS
+from muster.controller.plane import ControlPlane, PlaneOptions
+from muster.discovery import Watcher
+from muster.feed import StoreFeed
+from muster.model.container import Address, Container, ContainerStatus, Placement
+from muster.model.deployment import HealthCheck
+from muster.model.event import Event, EventKind
+from muster.model.ids import ContainerId, DeploymentId, MachineId
+from muster.model.image import LOCAL_IMAGE
+from muster.model.machine import Machine
+from muster.model.quantity import GIB
+from muster.planner.lifecycle import Terms
+from muster.scheduler.explain import Explanation
+from muster.scheduler.inventory import Inventory
+from muster.scheduler.place import Request, place
+from muster.store.port import EventQuery, Transaction, Window
+from muster.testing.clock import FakeClock, Outstanding, VirtualLoop
+from muster.testing.executor import InlineExecutor
+from muster.testing.fake_engine import FakeEngine, FakeWorld
+from muster.testing.faults import Crash, CrashPoint, Life, MortalEngine, MortalRegistry, MortalStore
+
+T = TypeVar("T")
+TOKEN = "mst_harness"  # noqa: S105  of a world in memory
+RESTART_SECONDS = 0.2
+SETTLE_SECONDS = 1800.0
+"""Longest virtual time that a world may need to come to rest: more than two of the longest backoffs."""
+TERMS = Terms(drain_seconds=2.0, keep_stopped_seconds=600.0)
+
+
+def small_fleet() -> list[Machine]:
+    """Two machines with four GPUs of one model, one with two of another."""
+    return [
+        _machine("a" * 10, "RTX 4090", 4, "lab-a"),
+        _machine("b" * 10, "RTX 4090", 4, "lab-a"),
+        _machine("c" * 10, "RTX 3090", 2, "lab-b"),
+    ]
+
+
+def _machine(machine_id: str, gpu_name: str, gpu_num: int, data_center: str) -> Machine:
+    return Machine(
+        id=MachineId(machine_id),
+        data_center=data_center,
+        gpu_name=gpu_name,
+        gpu_num=gpu_num,
+        cpu_num=16 * gpu_num,
+        memory_bytes=64 * GIB * gpu_num,
+        cuda=128,
+        price_milliyuan=1980,
+    )
+
+
+class Harness:
+    """See the module's text."""
+
+    def __init__(self, folder: Path, *, machines: Sequence[Machine] = (), seed: int = 0) -> None:
+        self._outstanding = Outstanding()
+        self._loop = VirtualLoop(self._outstanding)
+        self.clock = FakeClock(self._loop)
+        self.world = FakeWorld(self.clock)
+        self.machines = list(machines) or small_fleet()
+        self._random = random.Random(seed)  # noqa: S311  reproducible on purpose
+        self._store = store.connect(f"sqlite:///{folder / 'muster.db'}", executor=InlineExecutor())
+        self.registry = registry.connect(f"memory://harness-{id(self)}")
+        self._life = Life(self._outstanding)
+        self.crashes = 0
+        self._supervisor: asyncio.Task[None] | None = None
+        self._ceilings: dict[DeploymentId, int] = {}
+        self._plane: ControlPlane | None = None
+        app = create_app(
+            store=self._store,
+            clock=self.clock,
+            registry=self.registry,
+            log_source=FakeEngine(self.world),
+            explain=self.explain,
+            is_ready=lambda: True,
+            isolates_tenants=True,
+        )
+        self._api = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://api", headers={"Authorization": TOKEN}
+        )
+
+    def __enter__(self) -> Self:
+        """Prepare the store and start the first life."""
+        self.do(self._prepare())
+        self._supervisor = self._loop.create_task(self._supervise())
+        self.do(asyncio.sleep(0))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End everything and check that no task is left behind."""
+        assert self._supervisor is not None
+        self._life.end()
+        self._supervisor.cancel()
+        try:
+            self.do(self._end())
+            left = asyncio.all_tasks(self._loop)
+            assert not left, f"tasks without an owner: {left}"
+        finally:
+            self._loop.close()
+
+    # What a user does.
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Call the AutoDL API; returns ``data``, raises ``AssertionError`` for an error envelope."""
+        envelope = self.do(self._call(method, path, body or {}))
+        assert envelope["code"] == "Success", envelope
+        return envelope["data"]
+
+    def create(self, *, replica_num: int = 1, cmd: str = "serve", gpu_num: int = 1, **more: Any) -> DeploymentId:
+        """Create a ReplicaSet through the API; ``more`` goes into the body's top level, ``template`` into its own."""
+        template = {
+            "image_uuid": LOCAL_IMAGE,
+            "cmd": cmd,
+            "gpu_num": gpu_num,
+            "gpu_name_set": [],
+            "cuda_v_from": 0,
+            "cuda_v_to": 1000,
+            "cpu_num_from": 1,
+            "cpu_num_to": 1000,
+            "memory_size_from": 1,
+            "memory_size_to": 10000,
+            "price_from": 0,
+            "price_to": 100000,
+            **more.pop("template", {}),
+        }
+        body = {
+            "name": "asr",
+            "deployment_type": "ReplicaSet",
+            "replica_num": replica_num,
+            "container_template": template,
+            **more,
+        }
+        deployment_id = DeploymentId(self.call("POST", "/api/v1/dev/deployment", body)["deployment_uuid"])
+        self._ceilings[deployment_id] = replica_num
+        return deployment_id
+
+    def scale(self, deployment_id: DeploymentId, replica_num: int) -> None:
+        """Change how many replicas are wanted."""
+        body = {"deployment_uuid": deployment_id, "replica_num": replica_num}
+        self._ceilings[deployment_id] = max(self._ceilings[deployment_id], replica_num)
+        self.call("PUT", "/api/v1/dev/deployment/replica_num", body)
+
+    def stop_container(self, container: Container, *, decrease: bool = False) -> None:
+        """Stop one container."""
+        body = {"deployment_container_uuid": container.uuid, "decrease_one_replica_num": decrease}
+        self.call("PUT", "/api/v1/dev/deployment/container/stop", body)
+
+    def stop(self, deployment_id: DeploymentId) -> None:
+        """Stop a deployment."""
+        self.call("PUT", "/api/v1/dev/deployment/operate", {"deployment_uuid": deployment_id, "operate": "stop"})
+
+    def delete(self, deployment_id: DeploymentId) -> None:
+        """Delete a deployment."""
+        self.call("DELETE", "/api/v1/dev/deployment", {"deployment_uuid": deployment_id})
+
+    # What happens to the platform.
+
+    def crash(self, point: CrashPoint | None = None) -> None:
+        """Kill the control plane, now or at a call to come; the supervisor starts it again."""
+        if point is not None:
+            self._life.doom(point)
+            return
+        self._life.end()
+        self.advance(RESTART_SECONDS * 2)
+
+    def advance(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        self.do(self.clock.sleep(seconds))
+
+    # What a test asks.
+
+    def containers(self, deployment_id: DeploymentId | None = None) -> list[Container]:
+        """Return all containers, also unplaced and finished ones, oldest first."""
+
+        def work(tx: Transaction) -> list[Container]:
+            ids = [deployment_id] if deployment_id else list(self._ceilings)
+            return [each for key in ids for each in tx.containers.of_deployment(key, finished_limit=100_000)]
+
+        return self.read(work)
+
+    def running(self, deployment_id: DeploymentId | None = None) -> list[Container]:
+        """Return running containers that nobody asked to stop."""
+        return [
+            each
+            for each in self.containers(deployment_id)
+            if each.status is ContainerStatus.RUNNING and each.stop is None
+        ]
+
+    def events(self, container: Container | None = None) -> list[Event]:
+        """Return the status events of a container, or of all, oldest first."""
+        query = EventQuery(
+            self._account, container_uuid=container.uuid if container else None, window=Window(0, 1_000_000)
+        )
+        return list(reversed(self.read(lambda tx: tx.events.find(query)).items))
+
+    def explain(self, container_id: ContainerId) -> Explanation | None:
+        """Return why a container has no machine, as the living control plane last saw it."""
+        return self._plane.explanation(container_id) if self._plane else None
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """Look into the store."""
+        return self.do(self._store.read(work))
+
+    def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run the loop until one coroutine is done."""
+        return self._loop.run_until_complete(coroutine)
+
+    # What must be true.
+
+    def check(self) -> None:
+        """Assert the safety sentences: they hold at every instant."""
+        holders = self.world.gpu_holders()
+        assert all(len(each) == 1 for each in holders.values()), f"a GPU is used twice: {holders}"
+        for container_id in self.world.started_ids:
+            assert len(self.world.starts(container_id)) == 1, f"{container_id} was started twice"
+        self.read(self._check_rows)
+
+    def settle(self, *, seconds: float = SETTLE_SECONDS) -> None:
+        """Wait until nothing changes any more; assert that what is wanted is what there is."""
+        until = self.clock.monotonic() + seconds
+        while why := self._unrest():
+            assert self.clock.monotonic() < until, f"still restless after {seconds} s: {why}"
+            self.advance(1.0)
+            self.check()
+        self._ceilings = {key: self.read(lambda tx, key=key: _wanted(tx, key)) for key in self._ceilings}  # type: ignore[misc]
+        self.check()
+
+    # Inside.
+
+    async def _prepare(self) -> None:
+        account = await ensure_admin(self._store, self.clock, TOKEN)
+        self._account = account.id
+
+        def work(tx: Transaction) -> None:
+            for machine in self.machines:
+                tx.machines.put(machine)
+            tx.images.put_base(LOCAL_IMAGE, "local", "local", self.clock.now())
+
+        await self._store.write(work)
+
+    async def _supervise(self) -> None:
+        while True:
+            self._life = Life(self._outstanding)
+            living = asyncio.ensure_future(self._live(self._life))
+            try:
+                while not living.done() and not self._life.is_over:
+                    await asyncio.wait((living,), timeout=0.05)
+            finally:
+                self._life.end()
+                living.cancel()
+                await asyncio.wait((living,))
+                if not living.cancelled():
+                    _only_crashes(living.exception())
+            self.crashes += 1
+            await self.clock.sleep(RESTART_SECONDS)
+
+    async def _live(self, life: Life) -> None:
+        storage = MortalStore(self._store, life)
+        plane = ControlPlane(
+            store=storage,
+            engine=MortalEngine(FakeEngine(self.world), life),
+            clock=self.clock,
+            prober=_WorldProber(self.world),
+            random_hex=lambda digits: f"{self._random.getrandbits(4 * digits):0{digits}x}",
+            options=PlaneOptions(terms=TERMS, full_pass_seconds=30.0),
+        )
+        self._plane = plane
+        watcher = Watcher(StoreFeed(storage, self.clock), MortalRegistry(self.registry, life), self.clock)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(plane.run())
+            group.create_task(watcher.run())
+
+    async def _end(self) -> None:
+        assert self._supervisor is not None
+        await asyncio.wait((self._supervisor,))
+        await self._api.aclose()
+        await self.registry.aclose()
+        await self._store.aclose()
+
+    async def _call(self, method: str, path: str, body: dict[str, Any]) -> Any:
+        response = await self._api.request(method, path, json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def _check_rows(self, tx: Transaction) -> None:
+        machines = {machine.id: machine for machine in self.machines}
+        for deployment_id in self._ceilings:
+            deployment = tx.deployments.get(deployment_id)
+            assert deployment is not None
+            containers = tx.containers.of_deployment(deployment_id, finished_limit=100_000)
+            live = [each for each in containers if each.is_live]
+            # A scale-in takes one look of the loop to begin, so the ceiling is the most wanted since the last rest.
+            ceiling = self._ceilings[deployment_id]
+            assert len(live) <= ceiling, f"{len(live)} live, never more than {ceiling} wanted"
+            for each in containers:
+                if each.placement is not None:
+                    wanted, machine = deployment.spec.requirements, machines[each.placement.machine_id]
+                    assert each.placement.gpu_num == wanted.gpu_num
+                    assert not wanted.gpu_names or machine.gpu_name in wanted.gpu_names
+                    assert not wanted.data_centers or machine.data_center in wanted.data_centers
+                    assert each.placement.cpu_num in wanted.cpu_num
+                    assert each.placement.memory_bytes in wanted.memory_bytes
+                self._check_events(tx, each)
+
+    def _check_events(self, tx: Transaction, container: Container) -> None:
+        query = EventQuery(self._account, container_uuid=container.uuid, window=Window(0, 100))
+        events = [] if container.uuid is None else list(reversed(tx.events.find(query).items))
+        words = [event.status for event in events if event.kind is EventKind.STATUS]
+        assert words == sorted(set(words), key=lambda word: word.rank), f"illegal order: {words}"
+        assert (words[-1] if words else None) == container.status, f"{words} but {container.status}"
+        up = [word for word in words if word.rank <= ContainerStatus.RUNNING.rank]
+        assert up == list(ContainerStatus)[: len(up)], f"a state was skipped on the way up: {words}"
+
+    def _unrest(self) -> str:
+        """Return what is still to be done, empty at rest. Kept remains of ended containers are rest."""
+        running = {each.id for each in self.containers() if each.status is ContainerStatus.RUNNING}
+        if running != set(self.world.running()):
+            return f"rows say {len(running)} run, the engine runs {len(self.world.running())}"
+        return self.read(self._unrest_of_rows) or self.do(self._unrest_of_sets())
+
+    def _unrest_of_rows(self, tx: Transaction) -> str:
+        now = self.clock.now()
+        waiting = []
+        for deployment_id in self._ceilings:
+            deployment, containers = tx.deployments.get(deployment_id), tx.containers.of_deployment(deployment_id)
+            assert deployment is not None
+            plan = PLANNERS[deployment.spec.type](deployment, containers, now=now, new_id=lambda: ContainerId(""))
+            if not plan.is_empty or plan.wake_at is not None:
+                return f"{deployment_id}: {plan.report.sentence}"
+            waiting += [
+                Request(each.id, deployment.spec.requirements)
+                for each in containers
+                if each.status is None and each.stop is None
+            ]
+            moving = (each for each in containers if each.status not in (None, ContainerStatus.SHUTDOWN))
+            for each in moving:
+                if each.status is not ContainerStatus.RUNNING or each.stop is not None or not each.is_ready:
+                    return f"{each.uuid} is {each.status}, ready: {each.is_ready}"
+        outcomes = place(waiting, Inventory.of(tx.machines.offered(), tx.containers.claims())).outcomes
+        placeable = sum(isinstance(each, Placement) for each in outcomes)
+        return f"{placeable} unplaced containers would fit" if placeable else ""
+
+    async def _unrest_of_sets(self) -> str:
+        feed = StoreFeed(self._store, self.clock)
+        for deployment_id in self._ceilings:
+            for key, endpoints in (await feed.service(deployment_id)).endpoints.items():
+                published = await self.registry.get(key)
+                if published is None or published.endpoints != endpoints:
+                    return f"the registry's set of {key} is behind"
+        return ""
+
+
+class _WorldProber:
+    """Ready means: the world runs something at this address."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self._world = world
+
+    async def probe(self, address: Address, check: HealthCheck) -> bool:
+        """Look into the world."""
+        await asyncio.sleep(0)
+        seen = (self._world.look(container_id) for container_id in self._world.running())
+        return any(each is not None and each.addresses.get(check.port) == address for each in seen)
+
+
+def _wanted(tx: Transaction, deployment_id: DeploymentId) -> int:
+    deployment = tx.deployments.get(deployment_id)
+    assert deployment is not None
+    return deployment.spec.replica_num if deployment.is_wanted else 0
+
+
+def _only_crashes(error: BaseException | None) -> None:
+    """Raise whatever ended a life that was no crash: it is a bug."""
+    if isinstance(error, BaseExceptionGroup):
+        _, error = error.split(Crash)
+    if error is not None and not isinstance(error, Crash):
+        raise error
