@@ -15,9 +15,8 @@ def connect(url: str, *, executor: Executor | None = None) -> Store:
     ``executor`` runs all transactions instead of the store's own threads; the caller closes it.
     Raises ``StoreUnavailable``, in one line that says what to do.
     """
-    scheme = url.partition(":")[0]
-    if scheme != "sqlite":
-        raise StoreUnavailable(f"no store for {scheme!r}: write sqlite:///path")
+    if not url.startswith("sqlite:"):
+        raise StoreUnavailable(f"no store for {url!r}: write sqlite:///path")
     from muster.store.sql.store import SqlStore  # noqa: PLC0415 - SQLAlchemy is only in the server extra
 
     return SqlStore(url, executor)

@@ -34,6 +34,7 @@ def _open(url: sa.URL, *, size: int, begin: str, pragmas: tuple[str, ...]) -> sa
         poolclass=sa.QueuePool,
         pool_size=size,
         max_overflow=0,
+        hide_parameters=True,  # an error that is logged must not show a specification's env
         # isolation_level=None: the driver begins nothing by itself
         connect_args={"isolation_level": None, "check_same_thread": False, "timeout": BUSY_SECONDS},
     )

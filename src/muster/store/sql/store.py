@@ -13,6 +13,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -28,7 +29,7 @@ from muster.store.sql.engine import open_reader, open_writer
 from muster.store.sql.events import SqlEvents
 from muster.store.sql.images import SqlImages
 from muster.store.sql.machines import SqlMachines
-from muster.store.sql.session import Session, converted
+from muster.store.sql.session import Session, converted, first_line
 
 T = TypeVar("T")
 
@@ -56,12 +57,20 @@ class SqlStore:
     """
 
     def __init__(self, url: str, executor: Executor | None = None) -> None:
-        where = _location(url)
+        path = _path(url)
+        with contextlib.suppress(OSError):  # opening says it better
+            path.touch(mode=0o600)  # specifications hold secrets; SQLite gives its other files the mode of this one
+        where = sa.URL.create("sqlite", database=str(path))
         self._writer = open_writer(where)
         self._reader = open_reader(where, READERS)
         try:
-            with converted(f"cannot open the database {where.database}"):
-                upgrade(self._writer)
+            upgrade(self._writer)
+        except exc.SQLAlchemyError as error:
+            self._writer.dispose()
+            raise StoreUnavailable(
+                f"cannot open the database {path}: {first_line(error)}; see that it is one of muster's and that it and"
+                " its folder may be written, or use another home"
+            ) from error
         except BaseException:
             self._writer.dispose()
             raise
@@ -130,11 +139,9 @@ class SqlStore:
         return executor
 
 
-def _location(url: str) -> sa.URL:
-    try:
-        where = sa.make_url(url)
-    except exc.ArgumentError as error:
-        raise StoreUnavailable(f"{url!r} is no database url: write sqlite:///path") from error
-    if where.drivername not in ("sqlite", "sqlite+pysqlite") or not where.database or where.database == ":memory:":
-        raise StoreUnavailable(f"cannot open {url!r}: only sqlite:///path, a file, is supported")
-    return where
+def _path(url: str) -> Path:
+    """Take the path as it stands: a home may hold any character, also those that mean something in a URL."""
+    scheme, _, path = url.partition(":///")
+    if scheme != "sqlite" or path in ("", ":memory:"):
+        raise StoreUnavailable(f"cannot open {url!r}: write sqlite:///path, with the path of a file")
+    return Path(path)
