@@ -21,3 +21,12 @@ def world(furnished: Path, tmp_path: Path) -> Iterator[World]:
     shutil.copy(furnished, tmp_path)
     with World(tmp_path) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def shared(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One API for the tests of a module that change nothing."""
+    folder = tmp_path_factory.mktemp("shared")
+    shutil.copy(furnished, folder)
+    with World(folder) as opened:
+        yield opened

@@ -45,16 +45,16 @@ REQUIRED = [
 
 
 @pytest.mark.parametrize(("field", "changes"), REQUIRED, ids=[field for field, _ in REQUIRED])
-def test_a_missing_field_is_named(world: World, field: str, changes: dict[str, Any]) -> None:
-    code, msg = world.refused("POST", "/deployment", body(**changes))
+def test_a_missing_field_is_named(shared: World, field: str, changes: dict[str, Any]) -> None:
+    code, msg = shared.refused("POST", "/deployment", body(**changes))
     assert code == WRONG
     assert msg.startswith(f"请求参数错误: {field}: is required")
 
 
 @pytest.mark.parametrize(("field", "changes"), REQUIRED, ids=[field for field, _ in REQUIRED])
-def test_a_required_field_that_is_null_is_missing(world: World, field: str, changes: dict[str, Any]) -> None:
+def test_a_required_field_that_is_null_is_missing(shared: World, field: str, changes: dict[str, Any]) -> None:
     nulled = dict.fromkeys(changes)
-    assert world.refused("POST", "/deployment", body(**nulled))[1].startswith(f"请求参数错误: {field}: is required")
+    assert shared.refused("POST", "/deployment", body(**nulled))[1].startswith(f"请求参数错误: {field}: is required")
 
 
 OPTIONAL = [
@@ -109,34 +109,34 @@ MISTYPED = [
 
 
 @pytest.mark.parametrize(("field", "value", "reason"), MISTYPED, ids=[f"{f}={v!r:.20}" for f, v, _ in MISTYPED])
-def test_a_wrong_field_is_named_with_what_would_be_right(world: World, field: str, value: Any, reason: str) -> None:
+def test_a_wrong_field_is_named_with_what_would_be_right(shared: World, field: str, value: Any, reason: str) -> None:
     asked = body(template__cpu_num_from=4)
     top, _, inner = field.partition(".")
     if top == "container_template" and inner:
         asked["container_template"][inner.partition(".")[0]] = value
     else:
         asked[top] = value
-    assert world.refused("POST", "/deployment", asked) == (WRONG, f"请求参数错误: {field}: {reason}")
+    assert shared.refused("POST", "/deployment", asked) == (WRONG, f"请求参数错误: {field}: {reason}")
 
 
 def test_unknown_fields_are_ignored(world: World) -> None:
     assert world.create(page=1, surprise={"a": [1]}, template__entrypoint="x")
 
 
-def test_an_unknown_image_is_refused_as_autodl_does(world: World) -> None:
-    assert world.refused("POST", "/deployment", body(template__image_uuid="asr:0.3.1")) == ("BadRequest", "镜像不存在")
+def test_an_unknown_image_is_refused_as_autodl_does(shared: World) -> None:
+    assert shared.refused("POST", "/deployment", body(template__image_uuid="asr:0.3.1")) == ("BadRequest", "镜像不存在")
 
 
 @pytest.mark.parametrize("kind", ["Job", "Container"])
-def test_types_that_are_not_built_yet_are_refused_clearly(world: World, kind: str) -> None:
-    code, msg = world.refused("POST", "/deployment", body(deployment_type=kind, parallelism_num=1))
+def test_types_that_are_not_built_yet_are_refused_clearly(shared: World, kind: str) -> None:
+    code, msg = shared.refused("POST", "/deployment", body(deployment_type=kind, parallelism_num=1))
     assert code == "BadRequest"
     assert kind in msg
     assert "ReplicaSet" in msg
 
 
-def test_a_job_needs_parallelism_num(world: World) -> None:
-    code, msg = world.refused("POST", "/deployment", body(deployment_type="Job"))
+def test_a_job_needs_parallelism_num(shared: World) -> None:
+    code, msg = shared.refused("POST", "/deployment", body(deployment_type="Job"))
     assert (code, msg) == (WRONG, "请求参数错误: parallelism_num: is required for a Job")
 
 
