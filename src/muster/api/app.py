@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from muster import __version__
-from muster.api import envelope
+from muster.api import envelope, openapi
 from muster.api.context import Context, LogSource
 from muster.api.routes import accounts, containers, deployments, endpoints, events, health, images, machines
 from muster.api.signal import CommitSignal
@@ -66,4 +66,5 @@ def create_app(
         app.include_router(noun.router)
     for noun in (deployments, containers, events, machines, endpoints, accounts):
         app.include_router(noun.extension)
+    openapi.install(app)
     return app
