@@ -1,0 +1,365 @@
+"""The core's rules, by a hand-driven clock."""
+
+import datetime
+import math
+import random
+
+import pytest
+
+from muster.balancer.balancer import Balancer
+from muster.balancer.eject import FIRST_SECONDS
+from muster.balancer.lease import Lease, Outcome
+from muster.balancer.queue import Ticket
+from muster.errors import BalancerError, NoEndpoints, QueueFull, QueueTimeout
+from muster.model.endpoint import Endpoint, EndpointSet
+
+PUBLISHED_AT = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+_NONE: frozenset[str] = frozenset()
+
+
+class World:
+    """A balancer, its time, and who has been woken."""
+
+    def __init__(self, *ids: str, concurrency: int = 1, queue_capacity: int = 4) -> None:
+        self.now = 1000.0
+        self.revision = 0
+        self.woken: list[int] = []
+        self.balancer = Balancer("s", random.Random(1), concurrency=concurrency, queue_capacity=queue_capacity)
+        if ids:
+            self.set(*ids)
+
+    def set(self, *ids: str, url: str = "http://{}", concurrency: int | None = None) -> None:
+        self.revision += 1
+        endpoints = tuple(Endpoint(id=each, url=url.format(each), concurrency=concurrency) for each in ids)
+        assert self.balancer.update(EndpointSet(1, self.revision, endpoints, PUBLISHED_AT), self.now)
+
+    def ask(self, *, tried: frozenset[str] = _NONE, wait: float = 30.0) -> Ticket:
+        number = self.balancer.statistics(self.now).granted + self.balancer.statistics(self.now).waiting
+        return self.balancer.acquire(
+            self.now, deadline=self.now + wait, tried=tried, wake=lambda: self.woken.append(number)
+        )
+
+    def lease(self, *, tried: frozenset[str] = _NONE) -> Lease:
+        lease = self.ask(tried=tried).lease
+        assert lease is not None
+        return lease
+
+    def end(self, lease: Lease, outcome: Outcome = Outcome.OK) -> None:
+        assert self.balancer.release(lease, outcome, self.now)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.balancer.tick(self.now)
+
+    def in_flight(self) -> dict[str, int]:
+        return {each.id: each.in_flight for each in self.balancer.statistics(self.now).replicas}
+
+
+def served(ticket: Ticket) -> bool:
+    return ticket.lease is not None
+
+
+def lease_of(ticket: Ticket) -> Lease:
+    assert ticket.lease is not None
+    return ticket.lease
+
+
+def test_requests_spread_over_the_least_loaded() -> None:
+    world = World("a", "b", "c", concurrency=2)
+    for _ in range(3):
+        world.lease()
+    assert world.in_flight() == {"a": 1, "b": 1, "c": 1}
+
+
+def test_no_replica_gets_more_than_it_declares() -> None:
+    world = World()
+    world.set("a", "b", concurrency=2)
+    tickets = [world.ask() for _ in range(6)]
+    assert world.in_flight() == {"a": 2, "b": 2}
+    assert [ticket.lease is None for ticket in tickets] == [False] * 4 + [True] * 2
+
+
+def test_a_slot_that_becomes_free_goes_to_who_waited_longest() -> None:
+    world = World("a")
+    running = world.lease()
+    first, second = world.ask(), world.ask()
+    world.end(running)
+    assert served(first)
+    assert not served(second)
+    world.end(lease_of(first))
+    assert served(second)
+
+
+def test_a_newcomer_does_not_overtake() -> None:
+    world = World("a")
+    running = world.lease()
+    waiting = world.ask()
+    world.end(running)
+    newcomer = world.ask()
+    assert served(waiting)
+    assert not served(newcomer)
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    world = World("a", queue_capacity=2)
+    world.lease()
+    world.ask()
+    world.ask()
+    with pytest.raises(QueueFull, match="2 requests wait"):
+        world.ask()
+    assert world.balancer.statistics(world.now).refused == 1
+
+
+def test_those_past_their_deadline_do_not_fill_the_queue_and_get_nothing() -> None:
+    world = World("a", queue_capacity=2)
+    running = world.lease()
+    expired = [world.ask(wait=1), world.ask(wait=1)]
+    world.pass_time(1)
+    waiting = world.ask()
+    world.end(running)
+    assert served(waiting)
+    assert [each.lease for each in expired] == [None, None]
+
+
+def test_a_deadline_in_the_past_is_a_timeout_at_once() -> None:
+    world = World("a")
+    with pytest.raises(QueueTimeout):
+        world.ask(wait=-1)
+    assert world.in_flight() == {"a": 0}
+
+
+def test_the_timeout_says_what_was_missing() -> None:
+    world = World()
+    assert isinstance(world.balancer.time_out(world.ask(), world.now), NoEndpoints)
+    world.set()
+    error = world.balancer.time_out(world.ask(), world.now)
+    assert isinstance(error, NoEndpoints)
+    assert "nobody serves it (empty since 2026-01-02" in str(error)
+    world.set("a")
+    world.lease()
+    ticket = world.ask()
+    world.now += 3
+    error = world.balancer.time_out(ticket, world.now)
+    assert isinstance(error, QueueTimeout)
+    assert error.waited_seconds == 3
+    assert "1 replicas, 1 requests in flight" in str(error)
+
+
+def test_a_lease_ends_once() -> None:
+    world = World("a")
+    lease = world.lease()
+    world.end(lease)
+    assert not world.balancer.release(lease, Outcome.OK, world.now)
+    assert world.in_flight() == {"a": 0}
+
+
+def test_giving_up_a_ticket_that_was_just_granted_passes_its_slot_on() -> None:
+    world = World("a")
+    running = world.lease()
+    cancelled, next_one = world.ask(), world.ask()
+    world.end(running)
+    assert served(cancelled)
+    world.balancer.give_up(cancelled, world.now)
+    assert served(next_one)
+    assert world.in_flight() == {"a": 1}
+
+
+def test_a_lease_names_its_endpoint_and_epoch() -> None:
+    world = World("a")
+    lease = world.lease()
+    assert (lease.endpoint.url, lease.epoch) == ("http://a", 1)
+
+
+class TestUpdate:
+    def test_the_first_set_serves_whoever_waits(self) -> None:
+        world = World()
+        waiting = world.ask()
+        assert not served(waiting)
+        world.set("a")
+        assert served(waiting)
+        assert world.woken
+
+    def test_an_older_or_equal_set_is_ignored(self) -> None:
+        world = World("a", "b")
+        older = EndpointSet(1, 1, (Endpoint(id="x", url="http://x"),), PUBLISHED_AT)
+        assert not world.balancer.update(older, world.now)
+        assert set(world.in_flight()) == {"a", "b"}
+
+    def test_another_target_of_the_alias_is_taken_over_whatever_its_fence(self) -> None:
+        world = World("a")
+        other = EndpointSet(0, 1, (Endpoint(id="x", url="http://x"),), PUBLISHED_AT)
+        assert world.balancer.update(other, world.now, is_other_target=True)
+        assert set(world.in_flight()) == {"x"}
+
+    def test_survivors_keep_their_load(self) -> None:
+        world = World("a")
+        world.lease()
+        world.set("a", "b")
+        assert world.in_flight() == {"a": 1, "b": 0}
+
+    def test_one_that_left_gets_nothing_new_and_is_counted_until_its_last_request_ends(self) -> None:
+        world = World("a", concurrency=4)
+        lease = world.lease()
+        world.set("b")
+        assert world.lease().endpoint.id == "b"
+        assert world.in_flight() == {"b": 1, "a": 1}
+        world.end(lease)
+        assert world.in_flight() == {"b": 1}
+
+    def test_one_that_left_idle_is_forgotten_at_once(self) -> None:
+        world = World("a", "b")
+        world.set("b")
+        assert world.in_flight() == {"b": 0}
+
+    def test_one_that_returns_while_its_requests_run_still_counts_them(self) -> None:
+        world = World("a")
+        lease = world.lease()
+        world.set()
+        world.set("a")
+        assert not served(world.ask())
+        world.end(lease)
+        assert world.in_flight() == {"a": 1}
+
+    def test_a_lower_limit_holds_as_requests_end(self) -> None:
+        world = World()
+        world.set("a", concurrency=3)
+        leases = [world.lease() for _ in range(3)]
+        world.set("a", concurrency=1)
+        waiting = world.ask()
+        world.end(leases[0])
+        world.end(leases[1])
+        assert not served(waiting)
+        world.end(leases[2])
+        assert served(waiting)
+
+    def test_a_new_address_is_a_new_start_for_its_health(self) -> None:
+        world = World("a", "b")
+        world.end(world.lease(tried=frozenset("b")), Outcome.REFUSED)
+        world.set("a", "b", url="https://{}")
+        assert world.lease(tried=frozenset("b")).endpoint.url == "https://a"
+
+    def test_a_trial_that_ends_after_the_address_changed_is_counted_where_it_began(self) -> None:
+        world = World("a")
+        world.end(world.lease(), Outcome.REFUSED)
+        world.pass_time(FIRST_SECONDS)
+        trial = world.lease()
+        assert trial.is_trial
+        world.set("a", url="https://{}")
+        world.end(trial, Outcome.REFUSED)
+        assert world.lease().replica.health.trials == 0
+
+
+class TestHealth:
+    def test_an_unreachable_replica_is_avoided_and_tried_with_one_request_later(self) -> None:
+        world = World("a", "b", concurrency=8)
+        world.end(world.lease(tried=frozenset("b")), Outcome.REFUSED)
+        assert {world.lease().endpoint.id for _ in range(5)} == {"b"}
+        world.pass_time(FIRST_SECONDS)
+        assert [world.lease().endpoint.id for _ in range(3)] == ["a", "b", "b"]
+        assert world.in_flight() == {"a": 1, "b": 7}
+
+    def test_a_trial_that_is_answered_lets_more_in_before_it_ends(self) -> None:
+        world = World("a", "b", concurrency=8)
+        world.end(world.lease(tried=frozenset("b")), Outcome.REFUSED)
+        world.pass_time(FIRST_SECONDS)
+        trial = world.lease(tried=frozenset("b"))
+        assert world.ask(tried=frozenset("b")).lease is None
+        world.balancer.answered(trial, world.now)
+        assert world.in_flight() == {"a": 2, "b": 0}
+
+    def test_a_broken_answer_puts_nobody_aside(self) -> None:
+        world = World("a", "b")
+        world.end(world.lease(tried=frozenset("b")), Outcome.FAILED)
+        assert {world.lease().endpoint.id for _ in range(2)} == {"a", "b"}
+
+    def test_when_nobody_is_healthy_health_is_ignored(self) -> None:
+        world = World("a", "b")
+        for each in ("a", "b"):
+            world.end(world.lease(tried=frozenset("ab") - {each}), Outcome.REFUSED)
+        assert world.lease().endpoint.id in {"a", "b"}
+
+    def test_while_some_are_healthy_health_counts(self) -> None:
+        world = World("a", "b", "c", "d")
+        for each in ("a", "b", "c"):
+            world.end(world.lease(tried=frozenset("abcd") - {each}), Outcome.REFUSED)
+        assert world.lease().endpoint.id == "d"
+        assert not served(world.ask())
+
+    def test_when_less_than_a_tenth_is_healthy_health_is_ignored(self) -> None:
+        ids = [f"r{number:02}" for number in range(20)]
+        world = World(*ids, concurrency=1, queue_capacity=50)
+        for each in ids[:18]:
+            world.end(world.lease(tried=frozenset(ids) - {each}), Outcome.REFUSED)
+        last = [world.lease(), world.lease()]
+        waiting = world.ask()
+        assert not served(waiting)
+        world.end(last[0], Outcome.REFUSED)
+        assert served(waiting)
+
+
+class TestRetry:
+    def test_it_avoids_what_it_tried_while_others_exist_even_busy_ones(self) -> None:
+        world = World("a", "b")
+        busy = world.lease(tried=frozenset("a"))
+        waiting = world.ask(tried=frozenset("a"))
+        assert not served(waiting)
+        world.end(busy)
+        assert served(waiting)
+        assert lease_of(waiting).endpoint.id == "b"
+
+    def test_it_returns_to_what_it_tried_when_there_is_nobody_else(self) -> None:
+        world = World("a")
+        assert world.lease(tried=frozenset("a")).endpoint.id == "a"
+
+    def test_who_waits_for_a_certain_replica_does_not_hold_up_others(self) -> None:
+        world = World("a", "b")
+        first, second = world.lease(tried=frozenset("b")), world.lease()
+        picky, easy = world.ask(tried=frozenset("a")), world.ask()
+        world.end(first)
+        assert not served(picky)
+        assert served(easy)
+        world.end(second)
+        assert served(picky)
+
+    def test_who_could_reach_nobody_waits_for_the_first_to_return(self) -> None:
+        world = World("a")
+        world.end(world.lease(), Outcome.REFUSED)
+        waiting = world.ask(tried=frozenset("a"))
+        assert not served(waiting)
+        assert world.balancer.next_change == world.now + FIRST_SECONDS
+        world.pass_time(FIRST_SECONDS)
+        assert served(waiting)
+        assert lease_of(waiting).is_trial
+
+    def test_who_could_reach_nobody_is_served_by_a_newcomer(self) -> None:
+        world = World("a")
+        world.end(world.lease(), Outcome.REFUSED)
+        waiting = world.ask(tried=frozenset("a"))
+        world.set("a", "b")
+        assert served(waiting)
+        assert lease_of(waiting).endpoint.id == "b"
+
+    def test_who_sleeps_is_woken_when_the_next_change_comes_nearer(self) -> None:
+        world = World("a", "b")
+        busy = [world.lease(), world.lease()]
+        world.ask()
+        assert world.balancer.next_change == math.inf
+        assert not world.woken
+        world.end(next(each for each in busy if each.endpoint.id == "a"), Outcome.REFUSED)
+        assert world.woken
+        assert world.balancer.next_change == world.now + FIRST_SECONDS
+
+
+class TestClose:
+    def test_whoever_waits_is_woken_and_refused_and_leases_still_end(self) -> None:
+        world = World("a")
+        lease = world.lease()
+        waiting = world.ask()
+        world.balancer.close()
+        assert world.woken
+        with pytest.raises(BalancerError, match="closed"):
+            world.balancer.check(waiting)
+        with pytest.raises(BalancerError, match="closed"):
+            world.ask()
+        world.end(lease)
+        assert world.in_flight() == {"a": 0}
