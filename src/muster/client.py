@@ -15,6 +15,7 @@ repeat), and classes for requests: a deployment is created from the JSON object 
 
 import datetime
 import json
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any, Self
 
 import httpx
 
-from muster.errors import ApiError, ApiUnavailable, CursorExpired, NotFound, Unauthenticated
+from muster.errors import ApiError, ApiUnavailable, CursorExpired, MusterError, NotFound, Unauthenticated
 from muster.model.endpoint import EndpointSet
 
 DEFAULT_URL = "http://127.0.0.1:7600"
@@ -295,7 +296,7 @@ class Client:
         if tail is not None:
             params["tail"] = tail
         path = f"{_MUSTER}/containers/{_segment(container_uuid)}/logs"
-        with self._stream(path, params, named=("container", container_uuid)) as response:
+        with self._stream(path, params, media_type="text/plain", named=("container", container_uuid)) as response:
             yield from response.iter_bytes()
 
     # Events
@@ -320,12 +321,13 @@ class Client:
             params["after"] = after
         if deployment_uuid is not None:
             params["deployment_uuid"] = deployment_uuid
-        with self._stream(f"{_MUSTER}/events", params, named=("deployment", deployment_uuid or "")) as response:
+        named = ("deployment", deployment_uuid or "")
+        with self._stream(f"{_MUSTER}/events", params, media_type="application/x-ndjson", named=named) as response:
             for line in response.iter_lines():
                 if line.strip():  # an empty line only says that the server is still there
                     wire = json.loads(line)
                     if "error" in wire:
-                        raise _refusal(wire["error"], 410, "", ("", ""))
+                        raise _refusal(wire["error"], 410, ("", ""))
                     yield _event(wire)
 
     # Images, machines, discovery
@@ -425,16 +427,16 @@ class Client:
     ) -> httpx.Response:
         with self._reachable():
             response = self._http.request(method, path, json=body, params=params)
-        _check(response, named)
+        _check(response, named, "application/json")
         return response
 
     @contextmanager
-    def _stream(self, path: str, params: Mapping[str, Any], *, named: tuple[str, str]) -> Iterator[httpx.Response]:
+    def _stream(
+        self, path: str, params: Mapping[str, Any], *, media_type: str, named: tuple[str, str]
+    ) -> Iterator[httpx.Response]:
         timeout = httpx.Timeout(self._timeout, read=None)
         with self._reachable(), self._http.stream("GET", path, params=params, timeout=timeout) as response:
-            if not response.is_success:
-                response.read()
-                _check(response, named)
+            _check(response, named, media_type)
             yield response
 
     @contextmanager
@@ -449,22 +451,23 @@ class Client:
             raise ApiUnavailable(f"lost the connection to {self.base_url}: {error}") from error
 
 
-def _check(response: httpx.Response, named: tuple[str, str]) -> None:
+def _check(response: httpx.Response, named: tuple[str, str], media_type: str) -> None:
     """Raise what an answer says, if it says anything but success."""
-    if response.is_success and response.request.url.path.startswith(_MUSTER):
+    is_ours = response.request.url.path.startswith(_MUSTER)
+    if is_ours and response.is_success and response.headers.get("content-type", "").startswith(media_type):
         return
     try:
-        wire = response.json()
+        wire = json.loads(response.read())
         error = wire.get("error", wire)
         code = error["code"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        hint = f"HTTP {response.status_code} from {response.request.url}, which does not look like Muster's API"
+        hint = f"HTTP {response.status_code} from {response.request.url} does not look like Muster's API"
         raise ApiError("InternalError", hint, status=response.status_code) from None
     if code != "Success":
-        raise _refusal(error, response.status_code, wire.get("request_id", ""), named)
+        raise _refusal(error, response.status_code, named)
 
 
-def _refusal(error: Mapping[str, Any], status: int, request_id: str, named: tuple[str, str]) -> Exception:
+def _refusal(error: Mapping[str, Any], status: int, named: tuple[str, str]) -> MusterError:
     code, text = error["code"], error.get("message") or error.get("msg") or ""
     if code == "AuthorizeFailed":
         return Unauthenticated(f"{text} (is the token right?)")
@@ -472,12 +475,12 @@ def _refusal(error: Mapping[str, Any], status: int, request_id: str, named: tupl
         return NotFound(*named)
     if code == "CursorExpired":
         return CursorExpired(text)
-    return ApiError(code, text, status=status, request_id=request_id)
+    return ApiError(code, text, status=status, request_id=error.get("request_id", ""))
 
 
 def _segment(text: str) -> str:
     """Quote one part of a path; a slash in a name must not lead elsewhere."""
-    return httpx.URL(path=f"/{text}").raw_path.decode()[1:].replace("/", "%2F")
+    return urllib.parse.quote(text, safe="")
 
 
 def _time(text: str) -> datetime.datetime:

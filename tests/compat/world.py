@@ -6,11 +6,11 @@ Nothing runs behind it: ``place`` and ``advance`` play the loops by writing what
 import asyncio
 import datetime
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 from fastapi import FastAPI
@@ -88,15 +88,22 @@ class FixedLogs:
         yield f"tail={tail} follow={follow}\n".encode()
 
 
+class Runner(Protocol):
+    """What runs the coroutines of a world: an event loop in this thread, or one elsewhere."""
+
+    def run(self, coro: Coroutine[Any, Any, T], /) -> T: ...
+    def close(self) -> None: ...
+
+
 class World:
     """One API over the database in a folder. Use as a context manager."""
 
-    def __init__(self, folder: Path, *, isolates_tenants: bool = True) -> None:
+    def __init__(self, folder: Path, *, isolates_tenants: bool = True, runner: Runner | None = None) -> None:
         self.clock = SystemClock()
         self.is_ready = True
         self.explanations: dict[ContainerId, Explanation] = {}
         self.registry = MemoryRegistry()
-        self._runner = asyncio.Runner()
+        self._runner: Runner = runner or asyncio.Runner()
         self.store = connect(f"sqlite:///{folder / 'muster.db'}", executor=InlineExecutor())
         self.app: FastAPI = create_app(
             store=self.store,
