@@ -126,7 +126,7 @@ def _refusal(difference: Difference, file: Path, reading: "Reading") -> str:
     while field and field not in reading.places:
         field = field.rpartition(".")[0]
     where = f"{file}:{reading.places[field].line}: {reading.places[field].path}" if field else f"{file}"
-    return f"{where}: {difference.field} is {difference.before}, the file says {difference.after}"
+    return f"{where}: {difference}"
 
 
 def _draw(body: Mapping[str, Any], image: str, expected: Estimate, output: Format) -> None:

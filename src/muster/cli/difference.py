@@ -15,6 +15,11 @@ class Difference:
     before: str
     after: str
 
+    def __str__(self) -> str:
+        if self.before == self.after:
+            return f"{self.field} is another value (not shown)"
+        return f"{self.field} is {self.before}, the file says {self.after}"
+
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
     """Return the fields that differ, by name; what only one side has is ``nothing`` on the other."""
