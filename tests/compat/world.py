@@ -177,23 +177,23 @@ class World:
 
     def place(self, deployment_uuid: str, machine: Machine = MACHINES[0], gpu: int = 0) -> Container:
         """Want one more container of a deployment and place it, as the loops would."""
+        return self.write(lambda tx: self.place_in(tx, deployment_uuid, machine, gpu))
 
-        def work(tx: Transaction) -> Container:
-            now = self.clock.now()
-            deployment = tx.deployments.get(DeploymentId(deployment_uuid))
-            assert deployment is not None
-            wanted = tx.containers.add(deployment, ContainerId(random_hex(16)), now)
-            placement = Placement(
-                machine.id, machine.data_center, machine.gpu_name, (gpu,), 16, 64 * GIB, machine.price_milliyuan
-            )
-            uuid = fresh_container_uuid(deployment.id, machine.id, random_hex(10))
-            placed = tx.containers.update(
-                replace(wanted, placement=placement, uuid=uuid, status=ContainerStatus.CREATING)
-            )
-            _record(tx, placed, now)
-            return placed
-
-        return self.write(work)
+    def place_in(
+        self, tx: Transaction, deployment_uuid: str, machine: Machine = MACHINES[0], gpu: int = 0
+    ) -> Container:
+        """Do what ``place`` does, inside a transaction."""
+        now = self.clock.now()
+        deployment = tx.deployments.get(DeploymentId(deployment_uuid))
+        assert deployment is not None
+        wanted = tx.containers.add(deployment, ContainerId(random_hex(16)), now)
+        placement = Placement(
+            machine.id, machine.data_center, machine.gpu_name, (gpu,), 16, 64 * GIB, machine.price_milliyuan
+        )
+        uuid = fresh_container_uuid(deployment.id, machine.id, random_hex(10))
+        placed = tx.containers.update(replace(wanted, placement=placement, uuid=uuid, status=ContainerStatus.CREATING))
+        _record(tx, placed, now)
+        return placed
 
     def want(self, deployment_uuid: str) -> Container:
         """Want one more container, unplaced."""

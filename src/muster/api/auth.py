@@ -72,6 +72,16 @@ async def administrator(caller: Caller) -> Account:
 Admin = Annotated[Account, Depends(administrator)]
 
 
+async def may_deploy(caller: Caller, context: Ctx) -> Account:
+    """Return the caller if it may run things here; raises ``Forbidden``, before anything else is looked at."""
+    if not (context.isolates_tenants or caller.is_admin):
+        raise Forbidden("this engine does not isolate tenants: only admins may deploy on it")
+    return caller
+
+
+Deployer = Annotated[Account, Depends(may_deploy)]
+
+
 def _token(header: str) -> str:
     scheme, _, rest = header.strip().partition(" ")
     return rest.strip() if scheme.lower() == "bearer" else header.strip()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from muster.errors import Conflict, Forbidden, NotFound, StaleWrite
+from muster.errors import Conflict, NotFound, StaleWrite
 from muster.model.account import Account
 from muster.model.container import Container, Reason, StopRequest
 from muster.model.deployment import Deployment, DeploymentSpec, DeploymentStatus, DeploymentType
@@ -35,10 +35,8 @@ async def write(store: Store, work: Callable[[Transaction], T]) -> T:
     return await store.write(work)
 
 
-def check(tx: Transaction, owner: Account, spec: DeploymentSpec, *, isolates_tenants: bool) -> None:
+def check(tx: Transaction, owner: Account, spec: DeploymentSpec) -> None:
     """Raise what speaks against creating this deployment."""
-    if not (isolates_tenants or owner.is_admin):
-        raise Forbidden("this engine does not isolate tenants: only admins may deploy on it")
     if spec.type not in _SUPPORTED:
         raise Conflict(f"暂不支持{spec.type.value}类型的部署 (only ReplicaSet is supported in this version)")
     if tx.images.get(owner.id, spec.image) is None:
@@ -94,7 +92,7 @@ def stop_container(
     """Ask a container to stop; a second request changes nothing, also not the number of replicas."""
     request = StopRequest(Reason.STOPPED_BY_USER, now, no_cache=no_cache, cmd_before_shutdown=cmd_before_shutdown)
     stopping, events = begin_stop(container, request)
-    if stopping is container:
+    if stopping == container:
         return
     tx.containers.update(stopping)
     for event in events:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from fastapi import APIRouter, Query
 
 from muster.api import convert, schemas, wanted
-from muster.api.auth import Caller
+from muster.api.auth import Caller, Deployer
 from muster.api.body import ObjectBodyRoute
 from muster.api.context import Context, Ctx
 from muster.api.envelope import Envelope
@@ -20,14 +20,14 @@ extension = APIRouter(prefix="/api/v1/muster/deployments", tags=["Muster"], rout
 
 @router.post("")
 async def create_deployment(
-    body: schemas.CreateDeployment, caller: Caller, context: Ctx
+    body: schemas.CreateDeployment, caller: Deployer, context: Ctx
 ) -> Envelope[schemas.DeploymentUuid]:
     """Create a deployment; what does not fit yet waits for a machine."""
     spec = convert.spec_from(body)
     uuid, now = DeploymentId(random_hex(10)), context.clock.now()
 
     def work(tx: Transaction) -> None:
-        wanted.check(tx, caller, spec, isolates_tenants=context.isolates_tenants)
+        wanted.check(tx, caller, spec)
         tx.deployments.add(caller.id, uuid, spec, now)
 
     await wanted.write(context.store, work)
@@ -99,10 +99,10 @@ async def operate_deployment(body: schemas.Operate, caller: Caller, context: Ctx
 
 
 @extension.post("/check")
-async def check_deployment(body: schemas.CreateDeployment, caller: Caller, context: Ctx) -> schemas.CheckedDeployment:
+async def check_deployment(body: schemas.CreateDeployment, caller: Deployer, context: Ctx) -> schemas.CheckedDeployment:
     """Judge a deployment without creating it; answers how it was understood."""
     spec = convert.spec_from(body)
-    await context.store.read(lambda tx: wanted.check(tx, caller, spec, isolates_tenants=context.isolates_tenants))
+    await context.store.read(lambda tx: wanted.check(tx, caller, spec))
     return schemas.CheckedDeployment(spec=convert.spec_to_wire(spec))
 
 
