@@ -66,8 +66,8 @@ OPTIONAL = [
 
 @pytest.mark.parametrize("field", OPTIONAL)
 @pytest.mark.parametrize("value", [None, ...], ids=["null", "absent"])
-def test_an_optional_field_may_be_null_or_absent(world: World, field: str, value: Any) -> None:
-    assert world.create(**{f"template__{field}": value})
+def test_an_optional_field_may_be_null_or_absent(shared: World, field: str, value: Any) -> None:
+    assert shared.create(**{f"template__{field}": value})
 
 
 MISTYPED = [

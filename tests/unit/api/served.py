@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.compat.world import World
 
@@ -31,21 +32,49 @@ class ThreadRunner:
         self._loop.close()
 
 
-class Server:
-    """The app of a world on a port of its own; may be stopped before the world is closed."""
+class SharedRunner:
+    """A runner that others go on using when a world is closed."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        config = uvicorn.Config(world.app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=1)
+    def __init__(self, runner: ThreadRunner) -> None:
+        self.run = runner.run
+
+    def close(self) -> None:
+        """Leave it running."""
+
+
+class Server:
+    """Whatever app is put on stage, on one port: starting and stopping a server takes longer than most tests."""
+
+    def __init__(self) -> None:
+        self.runner = ThreadRunner()
+        self.app: ASGIApp | None = None
+        config = uvicorn.Config(
+            self._play,
+            host="127.0.0.1",
+            port=0,
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            timeout_graceful_shutdown=1,
+        )
         self._server = uvicorn.Server(config)
-        self.url = world.run(self._start())
+        self.url = self.runner.run(self._start())
         self._is_running = True
 
     def stop(self) -> None:
         """End the server; streams that are open are cut off."""
         if self._is_running:
-            self._world.run(self._stop())
+            self.runner.run(self._stop())
         self._is_running = False
+
+    def close(self) -> None:
+        """End the server and its thread."""
+        self.stop()
+        self.runner.close()
+
+    async def _play(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self.app is not None
+        await self.app(scope, receive, send)
 
     async def _start(self) -> str:
         self._serving = asyncio.ensure_future(self._server.serve())
@@ -60,11 +89,11 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[World, Server]]:
+def on_stage(server: Server, folder: Path) -> Iterator[World]:
     """Serve the database in a folder."""
-    with World(folder, runner=ThreadRunner()) as world:
-        server = Server(world)
+    with World(folder, runner=SharedRunner(server.runner)) as world:
+        server.app = world.app
         try:
-            yield world, server
+            yield world
         finally:
-            server.stop()
+            server.app = None

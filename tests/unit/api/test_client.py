@@ -4,6 +4,7 @@ import datetime
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from queue import Queue
 
@@ -15,7 +16,7 @@ from muster.errors import ApiError, ApiUnavailable, CursorExpired, NotFound, Una
 from muster.model.container import ContainerStatus
 from muster.model.endpoint import EndpointSet, ServiceKey
 from tests.compat.world import ADMIN, GIB, MACHINES, MEMBER, World, body
-from tests.unit.api.served import Server, serving
+from tests.unit.api.served import Server, on_stage
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +26,22 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "muster.db"
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with closing(Server()) as opened:
+        yield opened
+
+
 @pytest.fixture
-def served(furnished: Path, tmp_path: Path) -> Iterator[tuple[World, Server]]:
+def world(server: Server, furnished: Path, tmp_path: Path) -> Iterator[World]:
     shutil.copy(furnished, tmp_path)
-    with serving(tmp_path) as both:
-        yield both
+    with on_stage(server, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture
-def world(served: tuple[World, Server]) -> World:
-    return served[0]
-
-
-@pytest.fixture
-def client(served: tuple[World, Server]) -> Iterator[Client]:
-    with Client(served[1].url, ADMIN, timeout=10) as opened:
+def client(server: Server, world: World) -> Iterator[Client]:
+    with Client(server.url, ADMIN, timeout=10) as opened:
         yield opened
 
 
@@ -109,10 +111,10 @@ def test_endpoints_are_those_of_the_registry(client: Client, world: World) -> No
         client.endpoints("nobody")
 
 
-def test_accounts_and_tokens(client: Client, served: tuple[World, Server]) -> None:
+def test_accounts_and_tokens(client: Client, server: Server) -> None:
     assert client.create_account("team-a").role == "member"
     token = client.create_token("team-a")
-    with Client(served[1].url, token) as team:
+    with Client(server.url, token) as team:
         assert team.me().name == "team-a"
         with pytest.raises(ApiError) as refused:
             team.accounts()
@@ -133,8 +135,8 @@ def test_a_refusal_names_code_field_and_request_id(client: Client) -> None:
     assert len(refused.value.request_id) == 32
 
 
-def test_an_unknown_token_is_unauthenticated_on_both_kinds_of_paths(served: tuple[World, Server]) -> None:
-    with Client(served[1].url, "wrong") as client:
+def test_an_unknown_token_is_unauthenticated_on_both_kinds_of_paths(server: Server, world: World) -> None:
+    with Client(server.url, "wrong") as client:
         with pytest.raises(Unauthenticated):
             client.me()
         with pytest.raises(Unauthenticated):
@@ -211,18 +213,23 @@ def test_a_cursor_that_the_log_does_not_know_is_expired(client: Client) -> None:
         next(client.events(after=999))
 
 
-def test_a_server_that_goes_away_ends_a_stream_with_an_error(served: tuple[World, Server], client: Client) -> None:
-    world, server = served
-    world.place(client.create_deployment(body()))
-    events = client.events(after=0)
-    next(events)
-    stopping = threading.Thread(target=server.stop)
-    stopping.start()
-    with pytest.raises(ApiUnavailable):
+def test_a_server_that_goes_away_ends_a_stream_with_an_error(furnished: Path, tmp_path: Path) -> None:
+    shutil.copy(furnished, tmp_path)
+    with (
+        closing(Server()) as server,
+        on_stage(server, tmp_path) as world,
+        Client(server.url, ADMIN, timeout=10) as client,
+    ):
+        world.place(world.create())
+        events = client.events(after=0)
         next(events)
-    stopping.join(10)
-    with pytest.raises(ApiUnavailable, match="cannot reach"):
-        client.me()
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        with pytest.raises(ApiUnavailable):
+            next(events)
+        stopping.join(10)
+        with pytest.raises(ApiUnavailable, match="cannot reach"):
+            client.me()
 
 
 def test_nobody_there_is_one_line_that_says_what_to_do() -> None:
