@@ -1,13 +1,14 @@
 """``containers`` and ``logs``: what runs, where it answers, and what it writes."""
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from muster.cli.connection import connected
 from muster.cli.names import find_container, find_deployment
-from muster.cli.view import Column, Format, Output, age, show, status_style
+from muster.cli.view import Column, Format, Output, age, note, show, status_style
 
 if TYPE_CHECKING:
     from muster.client import Client, Container
@@ -39,17 +40,21 @@ def containers(
     is_all: Annotated[bool, typer.Option("--all", "-a", help="Finished ones too.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """List containers, oldest first."""
+    """List containers, oldest first; of one deployment also why some have no machine."""
     if deployment is None:
-        rows = list(client.containers())
-        if is_all:
-            rows = [*client.containers(is_released=True), *rows]
+        rows = [*client.containers(), *(client.containers(is_released=True) if is_all else ())]
+        rows.reverse()  # the API lists newest first
         rows.sort(key=lambda row: row.created_at)
+        waiting: Counter[str] = Counter()
     else:
-        rows = client.containers_of(find_deployment(client, deployment).uuid)
+        uuid = find_deployment(client, deployment).uuid
+        rows = client.containers_of(uuid)
+        waiting = Counter(each.explanation for each in client.deployment(uuid).unplaced)
     shown = [row for row in rows if is_all or row.status != "shutdown"]
     hint = "no containers" if is_all else "no live containers (finished ones: -a)"
     show(shown, COLUMNS, output, empty=hint)
+    for explanation, count in waiting.items() if output is Format.TABLE else ():
+        note(f"{count} more {'wait' if count > 1 else 'waits'} for a machine: {explanation}")
 
 
 @connected

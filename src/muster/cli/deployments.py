@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(help="Name or uuid, or the beginning of one.", metavar="NAME")]
 
 
-def _wanted(deployment: "Deployment") -> int:
-    return deployment.replica_num if deployment.status == "running" else 0
+def _ready(deployment: "Deployment") -> str:
+    return f"{deployment.ready_num}/{deployment.replica_num if deployment.status == 'running' else 0}"
 
 
 def _gpu(deployment: "Deployment") -> str:
@@ -29,10 +29,9 @@ COLUMNS: "tuple[Column[Deployment], ...]" = (
     Column("UUID", lambda row: row.uuid),
     Column("TYPE", lambda row: row.type),
     Column("STATUS", lambda row: row.status, style=status_style),
-    Column("WANTED", _wanted, is_number=True),
+    Column("READY", _ready, is_number=True),
     Column("STARTING", lambda row: row.starting_num, is_number=True),
     Column("RUNNING", lambda row: row.running_num, is_number=True),
-    Column("READY", lambda row: row.ready_num, is_number=True),
     Column("FINISHED", lambda row: row.finished_num, is_number=True),
     Column("GPU", _gpu),
     Column("YUAN/H", lambda row: yuan(row.price_milliyuan), is_number=True),

@@ -35,7 +35,7 @@ def up(
     fake_gpus: FakeGpus = None,
     config_file: Config = None,
 ) -> None:
-    """Run Muster on this host, and bring back what dies."""
+    """Run Muster on this host; Ctrl-C stops it, containers go on."""
     _run("up", _settings(config_file, home=home, port=port, host=host, engine=engine, fake_gpus=fake_gpus))
 
 
@@ -53,7 +53,7 @@ def server(
 
 
 def down(home: Home = None, config_file: Config = None) -> None:
-    """Stop what `muster up` runs on this host."""
+    """End server and containers of this host; the next `up` starts what is still wanted."""
     _run("down", _settings(config_file, home=home))
 
 

@@ -1,8 +1,8 @@
 """What commands print: a table for a person, plain lines for a pipe, JSON for a program.
 
 Rows are the client's frozen values. JSON is those values field by field, memory in bytes and prices in 1/1000 yuan,
-and nothing else reaches standard output with it; its names are part of the public interface. A table is drawn only on
-a terminal; into a pipe go the same cells as aligned lines, never cut off and without colour.
+and nothing else reaches standard output with it; its names are part of the public interface. On a terminal
+cells have colours; into a pipe go the same cells as aligned lines. Nothing is ever cut off.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import typer
 Row = TypeVar("Row")
 
 GIB = 2**30
+_WIDEST = 10_000
 
 
 class Format(StrEnum):
@@ -55,17 +56,7 @@ def print_table(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> None:
     """Draw a table on a terminal; print aligned lines anywhere else."""
     cells = [[_text(column.cell(row)) for column in columns] for row in rows]
     if sys.stdout.isatty():
-        from rich import box  # noqa: PLC0415 rich is loaded only where something is drawn
-        from rich.console import Console  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column.title, justify="right" if column.is_number else "left", overflow="fold")
-        for line in cells:
-            table.add_row(*(Text(cell, _style(column, cell)) for column, cell in zip(columns, line, strict=True)))
-        Console().print(table)
+        _draw(cells, columns)
         return
     titles = [column.title for column in columns]
     widths = [max(map(len, each)) for each in zip(titles, *cells, strict=True)]
@@ -75,6 +66,22 @@ def print_table(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> None:
             for column, cell, width in zip(columns, line, widths, strict=True)
         ]
         print("  ".join(padded).rstrip())  # noqa: T201
+
+
+def _draw(cells: Sequence[Sequence[str]], columns: Sequence[Column[Row]]) -> None:
+    """Draw on a terminal; a line that is too long is wrapped by the terminal as a whole, not cell by cell."""
+    from rich.console import Console  # noqa: PLC0415 rich is loaded only where something is drawn
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.is_number else "left", no_wrap=True)
+    for line in cells:
+        table.add_row(*(Text(cell, _style(column, cell)) for column, cell in zip(columns, line, strict=True)))
+    console = Console()
+    console.width = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+    console.print(table, soft_wrap=True)
 
 
 def print_json(value: object, *, is_line: bool = False) -> None:

@@ -88,6 +88,14 @@ class Served:
     def read(self, work: Callable[[Transaction], T]) -> T:
         return self.run(self._store.read(work))
 
+    def hang_up(self) -> None:
+        """Stop answering and end every stream."""
+        self.run(self._hang_up())
+
+    def come_back(self) -> None:
+        """Answer again at the same address."""
+        self.run(self._listen(int(self.url.rpartition(":")[2])))
+
     def account(self, name: str) -> str:
         """Make an account and return a token of it."""
         token = f"token-of-{name}"
@@ -98,6 +106,16 @@ class Served:
 
         self.write(work)
         return token
+
+    def want(self, deployment_uuid: str) -> None:
+        """Want one more container that finds no machine."""
+
+        def work(tx: Transaction) -> None:
+            deployment = tx.deployments.get(DeploymentId(deployment_uuid))
+            assert deployment is not None
+            tx.containers.add(deployment, ContainerId(random_hex(16)), self.clock.now())
+
+        self.write(work)
 
     def place(self, deployment_uuid: str, *, suffix: str, exit_code: int | None = None) -> ContainerUuid:
         """Bring one more container of a deployment to running, or with an exit code to its end."""
@@ -131,7 +149,7 @@ class Served:
 
         await self._store.write(furnish)
         await ensure_admin(self._store, self.clock, ADMIN)
-        app = create_app(
+        self._app = create_app(
             store=self._store,
             clock=self.clock,
             registry=self._registry,
@@ -140,19 +158,24 @@ class Served:
             isolates_tenants=True,
             is_ready=lambda: True,
         )
+        return f"http://127.0.0.1:{await self._listen(0)}"
+
+    async def _listen(self, port: int) -> int:
         self._server = uvicorn.Server(
-            uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=1)
+            uvicorn.Config(self._app, host="127.0.0.1", port=port, log_config=None, timeout_graceful_shutdown=1)
         )
         self._serving = asyncio.ensure_future(self._server.serve())
         async with asyncio.timeout(10):
             while not self._server.started:  # noqa: ASYNC110 uvicorn tells it no other way
                 await asyncio.sleep(0.005)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        return f"http://127.0.0.1:{port}"
+        return int(self._server.servers[0].sockets[0].getsockname()[1])
 
-    async def _stop(self) -> None:
+    async def _hang_up(self) -> None:
         self._server.should_exit = True
         await self._serving
+
+    async def _stop(self) -> None:
+        await self._hang_up()
         await self._store.aclose()
         await self._registry.aclose()
 

@@ -4,6 +4,9 @@ import contextlib
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -211,6 +214,23 @@ def test_containers_are_listed_oldest_first_finished_ones_only_when_asked(
     assert "lab-a/a000000001" in second
 
 
+def test_containers_that_wait_for_a_machine_are_told_to_the_person_with_the_reason(
+    tmp_path: Path, server: Served, said: Said
+) -> None:
+    uuid = apply(tmp_path, FILE)["deployment_uuid"]
+    server.want(uuid)
+    server.want(uuid)
+    assert run(["containers", "digits"]) == 0
+    output, told_to_person = said.take()
+    assert output == ""
+    assert told_to_person == [
+        "no live containers (finished ones: -a)",
+        "2 more wait for a machine: not looked at yet",
+    ]
+    assert told("containers", "digits") == []
+    assert said.take()[1] == []
+
+
 def test_logs_take_the_last_part_of_a_uuid_and_pass_bytes_on(tmp_path: Path, server: Served, said: Said) -> None:
     uuid = apply(tmp_path, FILE)["deployment_uuid"]
     container = server.place(uuid, suffix="abcdef0000")
@@ -230,6 +250,29 @@ def test_events_come_oldest_first_and_the_newest_of_them(tmp_path: Path, server:
     assert [row["status"] for row in told("events", "digits", "--tail", "2")] == statuses[-2:]
     assert run(["events", "digits"]) == 0
     assert len(said.take()[0].splitlines()) == 8
+
+
+@pytest.mark.slow
+def test_following_events_goes_on_after_the_server_was_away_and_ends_with_ctrl_c(
+    tmp_path: Path, server: Served
+) -> None:
+    uuid = apply(tmp_path, FILE)["deployment_uuid"]
+    first = server.place(uuid, suffix="abcdef0000")
+    command = [sys.executable, "-c", "from muster.cli.main import main; main()", "events", "-f", "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        before = [json.loads(process.stdout.readline()) for _ in range(5)]
+        server.hang_up()
+        assert process.stderr.readline().endswith("; waiting for it\n")
+        second = server.place(uuid, suffix="abcdef1111")
+        server.come_back()
+        after = [json.loads(process.stdout.readline()) for _ in range(5)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    statuses = ["creating", "created", "starting", "oss_merged", "running"]
+    assert [(row["container_uuid"], row["status"]) for row in before] == [(first, each) for each in statuses]
+    assert [(row["container_uuid"], row["status"]) for row in after] == [(second, each) for each in statuses]
 
 
 def test_stopping_one_container_may_lower_the_number_of_replicas(tmp_path: Path, server: Served, said: Said) -> None:
