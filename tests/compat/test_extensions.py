@@ -11,10 +11,11 @@ import pytest
 from muster.model.container import Reason, StopRequest
 from muster.model.deployment import PortProtocol
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
+from muster.model.event import EventKind
 from muster.planner.lifecycle import begin_stop
 from muster.scheduler.inventory import Inventory
 from muster.scheduler.place import Request, Unplaceable, place
-from tests.compat.world import ADMIN, MACHINES, MEMBER, World, body
+from tests.compat.world import ADMIN, MACHINES, MEMBER, World, body, record
 
 ROOT = "/api/v1/muster"
 
@@ -204,6 +205,17 @@ def test_events_after_a_cursor_are_oldest_first_and_of_the_account_only(world: W
     assert lines(world, f"&after={events[-1]['id']}") == []
     assert lines(world, "") == [], "without a cursor it starts now"
     assert len(lines(world, "&after=0", token=MEMBER)) == 1
+
+
+def test_readiness_is_in_the_stream_and_not_in_autodls_list(world: World) -> None:
+    uuid = world.create()
+    container = world.place(uuid)
+    now = world.clock.now()
+    world.write(lambda tx: record(tx, container, now, EventKind.READY))
+    world.write(lambda tx: record(tx, container, now, EventKind.UNREADY))
+    assert [each["kind"] for each in lines(world, "&after=0")] == ["status", "ready", "unready"]
+    listed = world.ok("POST", "/deployment/container/event/list", {"deployment_uuid": uuid})
+    assert [each["kind"] for each in listed["list"]] == ["status"]
 
 
 def test_events_of_one_deployment_are_filtered(world: World) -> None:

@@ -192,7 +192,7 @@ class World:
         )
         uuid = fresh_container_uuid(deployment.id, machine.id, random_hex(10))
         placed = tx.containers.update(replace(wanted, placement=placement, uuid=uuid, status=ContainerStatus.CREATING))
-        _record(tx, placed, now)
+        record(tx, placed, now)
         return placed
 
     def want(self, deployment_uuid: str) -> Container:
@@ -213,7 +213,7 @@ class World:
             assert row is not None
             for status in statuses:
                 row = tx.containers.update(replace(row, status=status, **changes))
-                _record(tx, row, self.clock.now())
+                record(tx, row, self.clock.now())
             return row
 
         return self.write(work)
@@ -245,7 +245,8 @@ class World:
         tx.accounts.add_token(member.id, hash_token(MEMBER), MEMBER[:8], now)
 
 
-def _record(tx: Transaction, container: Container, now: datetime.datetime) -> None:
+def record(tx: Transaction, container: Container, now: datetime.datetime, kind: EventKind = EventKind.STATUS) -> None:
+    """Append an event of a container as it is."""
     assert container.uuid is not None
     assert container.status is not None
     tx.events.append(
@@ -254,7 +255,7 @@ def _record(tx: Transaction, container: Container, now: datetime.datetime) -> No
             deployment_id=container.deployment_id,
             container_id=container.id,
             container_uuid=container.uuid,
-            kind=EventKind.STATUS,
+            kind=kind,
             status=container.status,
             created_at=now,
         )
