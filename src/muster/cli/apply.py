@@ -18,13 +18,16 @@ from muster.cli.difference import Difference, differences
 from muster.cli.estimate import Estimate, estimate
 from muster.cli.prompt import Yes, agreed
 from muster.cli.view import Column, Format, Output, note, print_json, print_table, say, yuan
-from muster.errors import InvalidSpec, NotFound, SetupError
+from muster.errors import ApiError, InvalidSpec, NotFound, SetupError
 
 if TYPE_CHECKING:
     from muster.cli.spec.deployment import Reading
+    from muster.cli.spec.document import Value
     from muster.client import Client, Deployment
 
 REPLICAS = "replica_num"
+WRONG_PARAMETER = "RequestParameterIsWrong"
+"""The code of the API for a field that cannot be; its message begins with the field."""
 
 Row = tuple[str, str, str]
 COLUMNS: tuple[Column[Row], ...] = (
@@ -46,7 +49,7 @@ def apply(
     template = dict(reading.body["container_template"])
     template["image_uuid"] = _image_uuid(client, template["image_uuid"])
     body = {**reading.body, "container_template": template}
-    wanted = client.check_deployment(body)
+    wanted = _checked(client, body, file, reading)
     name = str(body["name"])
     existing = [each for each in client.deployments(name=name, status="running") if each.name == name]
     if len(existing) > 1:
@@ -108,6 +111,18 @@ def _read(file: Path) -> "Reading":
     return reading
 
 
+def _checked(client: "Client", body: Mapping[str, Any], file: Path, reading: "Reading") -> Mapping[str, Any]:
+    """Return the body as the server understands it; what it refuses is told with the line that says it."""
+    try:
+        return client.check_deployment(body)
+    except ApiError as error:
+        field, colon, reason = error.msg.partition(": ")
+        place = _place(field, reading)
+        if error.code != WRONG_PARAMETER or not colon or place is None:
+            raise
+        raise InvalidSpec(f"{file}:{place.line}: {place.path}", reason) from error
+
+
 def _image_uuid(client: "Client", image: str) -> str:
     """Return the uuid of an image that is named by name or uuid."""
     if image.startswith(("image-", "base-image-")):
@@ -122,11 +137,15 @@ def _image_uuid(client: "Client", image: str) -> str:
 
 def _refusal(difference: Difference, file: Path, reading: "Reading") -> str:
     """Say which field of the file asks for a change, and what it is now."""
-    field = difference.field
+    place = _place(difference.field, reading)
+    return f"{file}: {difference}" if place is None else f"{file}:{place.line}: {place.path}: {difference}"
+
+
+def _place(field: str, reading: "Reading") -> "Value | None":
+    """Return what in the file says a field of the wire, or the block that it belongs to."""
     while field and field not in reading.places:
         field = field.rpartition(".")[0]
-    where = f"{file}:{reading.places[field].line}: {reading.places[field].path}" if field else f"{file}"
-    return f"{where}: {difference}"
+    return reading.places.get(field)
 
 
 def _draw(body: Mapping[str, Any], image: str, expected: Estimate, output: Format) -> None:

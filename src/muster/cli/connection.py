@@ -80,8 +80,10 @@ def resolve(
     if token_file is not None:
         try:
             return url, _checked(token_file.read_text(encoding="utf-8").strip(), str(token_file))
-        except (OSError, UnicodeDecodeError) as error:
-            raise SetupError(f"--token-file: {token_file} cannot be read: {error}") from error
+        except OSError as error:
+            raise SetupError(f"--token-file: {token_file} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise SetupError(f"--token-file: {token_file} is no text") from error
     if environ.get("MUSTER_TOKEN"):
         return url, _checked(environ["MUSTER_TOKEN"].strip(), "MUSTER_TOKEN")
     if profile is not None and profile.url.rstrip("/") == url:

@@ -132,6 +132,12 @@ def test_what_only_the_server_can_judge_is_refused_in_one_line(tmp_path: Path, s
     assert line == "error: BadRequest: no image 'image-0000000000'"
 
 
+def test_a_field_that_the_server_refuses_is_told_with_its_line(tmp_path: Path, said: Said) -> None:
+    file = write(tmp_path, FILE.replace("replicas: 2", "replicas: 1000000"))
+    assert run(["apply", "-y", "-f", file]) == 1
+    assert said.take()[1] == [f"error: {file}:2: replicas: must be at most 10000"]
+
+
 def test_a_job_is_refused_by_this_version_in_one_line(tmp_path: Path, said: Said) -> None:
     assert run(["apply", "-y", "-f", write(tmp_path, FILE + "type: job\n")]) == 1
     assert len(said.take()[1]) == 1

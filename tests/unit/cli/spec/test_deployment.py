@@ -197,7 +197,7 @@ def test_a_top_level_field_means(line: str, expected: dict[str, Any]) -> None:
     [
         ("replica: 3", "replica: unknown field; did you mean 'replicas'?"),
         ("gpus: RTX 4090", "gpus: unknown field; did you mean 'gpu'?"),
-        ("service: {concurency: 8}", "service.concurency: unknown field; did you mean 'concurrency'?"),
+        ("service: {concurrent: 8}", "service.concurrent: unknown field; did you mean 'concurrency'?"),
         ("replicas: three", "replicas: 'three' is not a whole number of at least 0"),
         ("replicas: -1", "replicas: '-1' is not a whole number of at least 0"),
         ("replicas: [3]", "replicas: is a list; write 3"),
@@ -246,11 +246,11 @@ def test_a_wrong_field_is_told_its_line_and_what_would_be_right(line: str, messa
 
 
 def test_everything_wrong_is_told_at_once_in_the_order_of_the_file() -> None:
-    assert told("nmae: x\nreplicas: many\nservice:\n  drain: x\n\n  health_check:\n    path: y\n") == [
+    assert told("named: x\nreplicas: many\nservice:\n  drain: x\n\n  health_check:\n    path: y\n") == [
         "f.yml:1: cmd: is missing; add a line like 'cmd: python serve.py'",
         "f.yml:1: image: is missing; add a line like 'image: local' (see: muster images)",
         "f.yml:1: name: is missing; add a line like 'name: digits'",
-        "f.yml:1: nmae: unknown field; did you mean 'name'?",
+        "f.yml:1: named: unknown field; did you mean 'name'?",
         "f.yml:2: replicas: 'many' is not a whole number of at least 0",
         "f.yml:4: service.drain: 'x' is not a duration; write 30s, 500ms, 2m or 1h",
         "f.yml:7: service.health_check.path: must start with '/', got 'y'",
