@@ -24,13 +24,15 @@ from typing import Any, Self
 
 import httpx
 
-from muster.errors import ApiError, ApiUnavailable, CursorExpired, MusterError, NotFound, Unauthenticated
+from muster.errors import ApiError, ApiUnavailable, CursorExpired, InvalidSpec, MusterError, NotFound, Unauthenticated
 from muster.model.endpoint import EndpointSet
 
 DEFAULT_URL = "http://127.0.0.1:7600"
 _DEV = "/api/v1/dev"
 _MUSTER = "/api/v1/muster"
 _PAGE_SIZE = 100
+_SILENCE_SECONDS = 60.0
+"""The server sends at least an empty line every 10 s into an event stream: after six of them it is gone."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -176,7 +178,9 @@ class Account:
 class Client:
     """Talks to one Muster server as one account; close it, or use it as a context manager.
 
-    ``timeout`` is for each call in seconds; streams wait for ever between events. Safe for several threads.
+    ``timeout`` is for each call in seconds; streams wait for what comes next as long as the server is there.
+    Safe for several threads. Raises ``InvalidSpec`` for what cannot be a url, ``Unauthenticated`` for what cannot be a
+    token.
     """
 
     def __init__(
@@ -187,7 +191,9 @@ class Client:
         timeout: float = 30.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        url = httpx.URL(base_url)
+        host = _host(base_url)
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            raise Unauthenticated("the token holds characters that no token has")
         self.base_url = base_url.rstrip("/")
         self._timeout = timeout
         self._http = httpx.Client(
@@ -195,7 +201,7 @@ class Client:
             headers={"Authorization": token, "Content-Type": "application/json"} if token else {},
             timeout=timeout,
             transport=transport,
-            trust_env=url.host not in _LOOPBACK,  # a proxy of the environment cannot reach our own loopback
+            trust_env=host not in _LOOPBACK,  # a proxy of the environment cannot reach our own loopback
         )
 
     def __enter__(self) -> Self:
@@ -322,7 +328,8 @@ class Client:
         if deployment_uuid is not None:
             params["deployment_uuid"] = deployment_uuid
         named = ("deployment", deployment_uuid or "")
-        with self._stream(f"{_MUSTER}/events", params, media_type="application/x-ndjson", named=named) as response:
+        path, kind = f"{_MUSTER}/events", "application/x-ndjson"
+        with self._stream(path, params, media_type=kind, named=named, silence_seconds=_SILENCE_SECONDS) as response:
             for line in response.iter_lines():
                 if line.strip():  # an empty line only says that the server is still there
                     wire = json.loads(line)
@@ -407,6 +414,7 @@ class Client:
     def _pages(
         self, path: str, body: Mapping[str, Any], *, named: tuple[str, str] = ("", "")
     ) -> Iterator[Mapping[str, Any]]:
+        # rows that are added meanwhile push others to the next page: those are seen twice, none is missed
         index = 1
         while True:
             page = {**body, "page_index": index, "page_size": _PAGE_SIZE}
@@ -432,9 +440,15 @@ class Client:
 
     @contextmanager
     def _stream(
-        self, path: str, params: Mapping[str, Any], *, media_type: str, named: tuple[str, str]
+        self,
+        path: str,
+        params: Mapping[str, Any],
+        *,
+        media_type: str,
+        named: tuple[str, str],
+        silence_seconds: float | None = None,
     ) -> Iterator[httpx.Response]:
-        timeout = httpx.Timeout(self._timeout, read=None)
+        timeout = httpx.Timeout(self._timeout, read=silence_seconds)
         with self._reachable(), self._http.stream("GET", path, params=params, timeout=timeout) as response:
             _check(response, named, media_type)
             yield response
@@ -443,8 +457,10 @@ class Client:
     def _reachable(self) -> Iterator[None]:
         try:
             yield
+        except httpx.ReadTimeout as error:
+            raise ApiUnavailable(f"{self.base_url} does not answer") from error
         except httpx.TimeoutException as error:
-            raise ApiUnavailable(f"{self.base_url} did not answer within {self._timeout:g} s") from error
+            raise ApiUnavailable(f"cannot reach {self.base_url} within {self._timeout:g} s") from error
         except (httpx.ConnectError, httpx.UnsupportedProtocol) as error:
             raise ApiUnavailable(f"cannot reach {self.base_url}: is `muster up` running?") from error
         except httpx.TransportError as error:
@@ -476,6 +492,16 @@ def _refusal(error: Mapping[str, Any], status: int, named: tuple[str, str]) -> M
     if code == "CursorExpired":
         return CursorExpired(text)
     return ApiError(code, text, status=status, request_id=error.get("request_id", ""))
+
+
+def _host(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise InvalidSpec("url", f"{url!r} is none: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InvalidSpec("url", f"must be like {DEFAULT_URL}, got {url!r}")
+    return parsed.host
 
 
 def _segment(text: str) -> str:
