@@ -47,15 +47,21 @@ def profile_paths(home: Path) -> tuple[Path, ...]:
 
 
 def write_profile(path: Path, url: str, token: str) -> None:
-    """Replace the profile at ``path``; only its owner may read it, from the first byte on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace the profile at ``path``; only its owner may read it, from the first byte on.
+
+    Raises ``SetupError`` when the folder cannot be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"url": url, "token": token}, file)
-        file.write("\n")
-    draft.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"url": url, "token": token}, file)
+            file.write("\n")
+        draft.replace(path)
+    except OSError as error:
+        raise SetupError(f"{path}: cannot be written: {error.strerror}; choose another folder with --home") from error
 
 
 def read_profile(path: Path) -> Profile | None:

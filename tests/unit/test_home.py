@@ -22,6 +22,12 @@ def test_a_token_does_not_show_in_repr() -> None:
     assert "first" not in repr(Profile("http://127.0.0.1:7600", "first"))
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(SetupError, match=r"cannot be written: .*; choose another folder with --home$"):
+        write_profile(tmp_path / "file" / "profile.json", "http://127.0.0.1:7600", "first")
+
+
 def test_no_profile_is_none(tmp_path: Path) -> None:
     assert read_profile(tmp_path / "profile.json") is None
 
