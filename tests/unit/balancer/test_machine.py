@@ -5,7 +5,7 @@ import random
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from muster.balancer.balancer import Balancer
 from muster.balancer.lease import Lease, Outcome
@@ -28,8 +28,13 @@ class BalancerMachine(RuleBasedStateMachine):
         self.limits: dict[str, int] = {}
         self.waiting: list[Ticket] = []
         self.leases: list[Lease] = []
-        self.granted = 0
+        self.steps = 0
 
+    @initialize()
+    def begin(self) -> None:
+        self.publish(dict.fromkeys(IDS[:3], 2), new_url=False)
+
+    @precondition(lambda self: self.steps % 5 == 0)  # most sets live for a while
     @rule(members=st.dictionaries(st.sampled_from(IDS), st.integers(1, 3)), new_url=st.booleans())
     def publish(self, members: dict[str, int], new_url: bool) -> None:
         self.revision += 1
@@ -46,14 +51,17 @@ class BalancerMachine(RuleBasedStateMachine):
             assert not self.balancer.update(late, self.now)
             assert self.balancer.endpoints is before
 
-    @rule(tried=st.frozensets(st.sampled_from(IDS)), patience=st.floats(0.1, 20))
+    @rule(tried=st.just(frozenset()) | st.frozensets(st.sampled_from(IDS)), patience=st.floats(0.1, 20))
     def acquire(self, tried: frozenset[str], patience: float) -> None:
         try:
             ticket = self.balancer.acquire(self.now, deadline=self.now + patience, tried=tried, wake=lambda: None)
         except QueueFull:
             assert self.balancer.statistics(self.now).waiting == 5
             return
-        self.waiting.append(ticket)
+        if ticket.lease is None:
+            self.waiting.append(ticket)
+        else:
+            self.leases.append(ticket.lease)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), outcome=st.sampled_from(Outcome), twice=st.booleans())
@@ -77,7 +85,13 @@ class BalancerMachine(RuleBasedStateMachine):
         self.waiting.remove(ticket)
         self.balancer.give_up(ticket, self.now)
 
-    @rule(seconds=st.floats(0.01, 10))
+    @precondition(lambda self: self.leases)
+    @rule(outcome=st.sampled_from(Outcome))
+    def release_all(self, outcome: Outcome) -> None:
+        while self.leases:
+            self.balancer.release(self.leases.pop(), outcome, self.now)
+
+    @rule(seconds=st.floats(0.01, 2))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.balancer.tick(self.now)
@@ -94,6 +108,10 @@ class BalancerMachine(RuleBasedStateMachine):
 
     def all_leases(self) -> list[Lease]:
         return self.leases + [each.lease for each in self.waiting if each.lease is not None]
+
+    @invariant()
+    def count_steps(self) -> None:
+        self.steps += 1
 
     @invariant()
     def the_counters_are_the_leases(self) -> None:
