@@ -65,7 +65,8 @@ class _Inbox:
     def take(self) -> list[ContainerId]:
         ids = list(self.ids)
         self.ids.clear()
-        self.woken.clear()
+        if not self.is_closed:
+            self.woken.clear()
         return ids
 
     def close(self) -> None:

@@ -59,6 +59,10 @@ class Output:
 
     def _skip(self, lines: int) -> None:
         """Leave only the last lines: count line ends backwards; one at the very end ends the last line."""
+        if lines <= 0:
+            for file in self._files:
+                file.seek(0, os.SEEK_END)
+            return
         missing, is_end = lines, True
         for index in range(len(self._files) - 1, -1, -1):
             file = self._files[index]
@@ -77,9 +81,6 @@ class Output:
                         self._drop_before(index)
                         return
             file.seek(0)
-        if lines == 0:
-            for file in self._files:
-                file.seek(0, os.SEEK_END)
 
     def _drop_before(self, index: int) -> None:
         for file in self._files[:index]:

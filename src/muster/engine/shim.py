@@ -294,16 +294,22 @@ class _Run:
 
     @staticmethod
     def _kill_group(leader: int, number: int) -> None:
+        """Signal the session of a child that was not reaped, also if it has not yet come to make one."""
         try:
             os.killpg(leader, number)
-        except (ProcessLookupError, PermissionError):
-            return
+        except ProcessLookupError:
+            os.kill(leader, number)
 
     def _spawn(self, command: bytes) -> int:
-        """Fork the shell; the child leads a session of its own and dies with the shim."""
+        """Fork the shell; the child leads a session of its own and dies with the shim.
+
+        Signals wait while the child still has the shim's handlers, which would swallow a TERM.
+        """
         shim = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
             return pid
         try:
             os.setsid()
@@ -312,6 +318,7 @@ class _Run:
                 signal.set_wakeup_fd(-1)
                 for number in (*_WATCHED, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
                     signal.signal(number, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())
                 os.dup2(self._output_end, 1)
                 os.dup2(self._output_end, 2)
                 os.chdir(self._workdir)
