@@ -9,6 +9,7 @@ an empty next plan.
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
@@ -45,7 +46,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         cmd=COMMANDS,
         memory=st.sampled_from([1, 65, 256]),
     )
-    def create(
+    def create(  # noqa: PLR0917  hypothesis passes them by name
         self, replica_num: int, gpu_num: int, models: list[str], data_centers: list[str], cmd: str, memory: int
     ) -> DeploymentId:
         template = {"gpu_name_set": models, "dc_list": data_centers, "memory_size_from": memory}
@@ -151,10 +152,10 @@ class ControlPlaneMachine(RuleBasedStateMachine):
 
 
 ControlPlaneMachine.TestCase.settings = settings(
-    max_examples=25,
-    stateful_step_count=30,
+    max_examples=60,
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     print_blob=True,
 )
-TestControlPlane = ControlPlaneMachine.TestCase
+TestControlPlane = pytest.mark.slow(ControlPlaneMachine.TestCase)
