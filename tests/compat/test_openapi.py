@@ -6,6 +6,7 @@ To renew it after a change of the API::
 """
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,16 @@ def test_refusals_are_documented_as_they_are(shared: World) -> None:
             assert "422" not in operation["responses"], path
             assert ("default" in operation["responses"]) == path.startswith("/api/v1/muster")
             assert ("security" in operation) == path.startswith("/api/")
+
+
+def test_every_documented_call_asks_for_a_token_before_anything_else(shared: World) -> None:
+    paths = shared.send("GET", "/openapi.json").json()["paths"]
+    calls = [(method, path) for path, methods in paths.items() for method in methods if path.startswith("/api/")]
+    assert ("post", "/api/v1/dev/deployment") in calls
+    for method, path in calls:
+        response = shared.send(method.upper(), re.sub(r"{\w+}", "x", path), token="", content=b"{}")
+        answer = response.json()
+        assert answer.get("error", answer)["code"] == "AuthorizeFailed", (method, path)
 
 
 if __name__ == "__main__":
