@@ -21,7 +21,7 @@ from muster.store.port import Store, Transaction
 T = TypeVar("T")
 
 _ATTEMPTS = 5
-"""A stale write means that a controller wrote between two statements of ours; several in a row mean a defect."""
+"""A stale write means that another process wrote between our reading and our writing; five in a row mean a defect."""
 _SUPPORTED = frozenset({DeploymentType.REPLICA_SET})
 
 
