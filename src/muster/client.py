@@ -179,8 +179,10 @@ class Client:
     """Talks to one Muster server as one account; close it, or use it as a context manager.
 
     ``timeout`` is for each call in seconds; streams wait for what comes next as long as the server is there.
-    Iterators call the server when they are read, so that is when they raise and when "now" is. Safe for several threads. Raises ``InvalidSpec`` for what cannot be a url, ``Unauthenticated`` for what cannot be a
-    token.
+    Iterators call the server when they are read, so that is when they raise and when "now" is.
+
+    Safe for several threads. Raises ``InvalidSpec`` for what cannot be a url, ``Unauthenticated`` for what cannot be
+    a token.
     """
 
     def __init__(
