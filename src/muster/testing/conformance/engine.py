@@ -74,6 +74,13 @@ async def output_of(engine: Engine, ref: Ref, *, tail: int | None = None, follow
         return b"".join([chunk async for chunk in engine.logs(ref, tail=tail, follow=follow)])
 
 
+async def until_output(engine: Engine, ref: Ref) -> None:
+    """Wait until the command has written something: then its first statements have been executed."""
+    async with asyncio.timeout(DEADLINE_SECONDS), aclosing(cast("Any", engine.logs(ref, follow=True))) as chunks:
+        async for _ in chunks:
+            return
+
+
 def is_alive(pid: int) -> bool:
     """Tell whether a process of this pid exists and is no zombie."""
     try:
@@ -233,6 +240,7 @@ class EngineConformance:
             begun = await launch(engine, run)
             again = await engine.start(run.ref)
             assert (again.phase, again.started_at) == (Phase.RUNNING, begun.started_at)
+            await until_output(engine, run.ref)
             await engine.stop(run.ref, AT_ONCE)
             await until(engine, run.ref, Phase.EXITED)
             assert await output_of(engine, run.ref) == b"begun\n"
@@ -306,8 +314,7 @@ class EngineConformance:
         async def scenario(engine: Engine) -> None:
             run = make_run("trap '' TERM; echo set; sleep infinity")
             await launch(engine, run)
-            async for _ in engine.logs(run.ref, follow=True):
-                break
+            await until_output(engine, run.ref)
             await engine.stop(run.ref, AT_ONCE)
             assert (await until(engine, run.ref, Phase.EXITED)).exit_code == 137
 
@@ -317,8 +324,7 @@ class EngineConformance:
         async def scenario(engine: Engine) -> None:
             run = make_run("trap '' TERM; echo set; sleep infinity")
             await launch(engine, run)
-            async for _ in engine.logs(run.ref, follow=True):
-                break
+            await until_output(engine, run.ref)
             await engine.stop(run.ref, AT_ONCE)
             await engine.stop(run.ref, StopOrder(term_seconds=1000))
             ended = await until(engine, run.ref, Phase.EXITED)
@@ -333,8 +339,7 @@ class EngineConformance:
             note = tmp_path / "note"
             run = make_run(f"trap 'echo term >> {note}; exit 5' TERM; echo set; while :; do sleep 0.01; done", WORD="w")
             await launch(engine, run)
-            async for _ in engine.logs(run.ref, follow=True):
-                break
+            await until_output(engine, run.ref)
             await engine.stop(run.ref, StopOrder(cmd_before_shutdown=f"echo before $WORD >> {note}"))
             assert (await until(engine, run.ref, Phase.EXITED)).exit_code == 5
             assert note.read_text() == "before w\nterm\n"
