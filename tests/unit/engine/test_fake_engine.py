@@ -26,7 +26,7 @@ class Hand:
 
     async def sleep(self, seconds: float) -> None:
         due = self.seconds + seconds
-        while self.seconds < due:
+        while self.seconds < due:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
