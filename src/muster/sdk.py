@@ -41,7 +41,7 @@ from muster.balancer.limit import DEFAULT_CONCURRENCY
 from muster.balancer.queue import DEFAULT_CAPACITY, DEFAULT_WAIT_SECONDS
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
-from muster.errors import NoEndpoints, RegistryError
+from muster.errors import InvalidSpec, NoEndpoints, RegistryError
 from muster.model.endpoint import ServiceKey
 from muster.registry.port import Registry
 
@@ -84,6 +84,8 @@ class Connection:
         ``concurrency`` is the limit of an endpoint that declares none, ``queue_capacity`` how many requests may wait,
         ``wait_seconds`` for how long where the request does not say. The options of the first call for a key hold.
         """
+        if not name:
+            raise InvalidSpec("service", "is empty: give a deployment's name or uuid")
         key = ServiceKey(self.account, name, port)
         with self._lock:
             if key not in self._services:
@@ -207,14 +209,14 @@ class Acquisition:
 
     def __init__(self, gate: Gate, seconds: float, by_task: "_TaskWatch", by_thread: "_ThreadWatch") -> None:
         self._gate = gate
-        self._deadline = gate.monotonic() + seconds
+        self._seconds = seconds
         self._by_task = by_task
         self._by_thread = by_thread
         self._lease: Lease | None = None
 
     async def __aenter__(self) -> Lease:
         self._by_task.pin()
-        self._lease = await AsyncWaiter(self._gate).acquire(deadline=self._deadline)
+        self._lease = await AsyncWaiter(self._gate).acquire(deadline=self._gate.monotonic() + self._seconds)
         return self._lease
 
     async def __aexit__(
@@ -224,7 +226,7 @@ class Acquisition:
 
     def __enter__(self) -> Lease:
         self._by_thread.pin()
-        self._lease = ThreadWaiter(self._gate).acquire(deadline=self._deadline)
+        self._lease = ThreadWaiter(self._gate).acquire(deadline=self._gate.monotonic() + self._seconds)
         return self._lease
 
     def __exit__(

@@ -241,6 +241,11 @@ def test_the_same_service_serves_two_event_loops_one_after_the_other(url: str) -
     connection.close()
 
 
+def test_a_service_without_a_name_is_refused_at_once(url: str) -> None:
+    with pytest.raises(InvalidSpec, match="name or uuid"):
+        muster.connect(url).service("")
+
+
 def test_a_wrong_registry_url_is_refused_at_once() -> None:
     with pytest.raises(InvalidSpec, match="memory://, file://"):
         muster.connect("http://127.0.0.1:7600")

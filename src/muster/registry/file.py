@@ -35,6 +35,9 @@ ALIAS_SCHEMA = 1
 LOCK_WAIT_SECONDS = 5.0
 """Far above any honest write (milliseconds); whoever holds the lock longer is stopped or hangs on its disk."""
 
+RETRY_SECONDS = 0.2
+"""How soon a watcher looks again at what it could not read."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -74,14 +77,19 @@ class FileRegistry:
     async def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
         """Yield the present set, then every newer one, for ever."""
         seen: tuple[ServiceKey, tuple[int, int]] | None = None
+        trouble = ""
         with self._poller.subscribe() as watched:
             while True:
                 try:
                     target, signatures, present = await asyncio.to_thread(self._resolve, key)
                 except RegistryUnavailable as error:
-                    _log.warning("watching %s: %s", key, error)
-                    target, present = key, None
-                    signatures = await asyncio.to_thread(self._signatures, key)
+                    if trouble != str(error):
+                        trouble = str(error)
+                        _log.warning("watching %s: %s; still trying", key, error)
+                    # Not every repair shows in a file's signature (chmod does not), so look again anyway.
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                trouble = ""
                 if present is not None and (seen is None or target != seen[0] or present.fence > seen[1]):
                     seen = target, present.fence
                     yield present

@@ -65,6 +65,26 @@ def test_a_broken_alias_is_foreign(tmp_path: Path, text: str) -> None:
         asyncio.run(FileRegistry(tmp_path).get(ServiceKey("admin", "digits")))
 
 
+def test_a_watch_goes_on_when_foreign_data_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        path = tmp_path / "admin/0123456789/6006.json"
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+        watch = asyncio.ensure_future(_first(FileRegistry(tmp_path)))
+        async with asyncio.timeout(5):
+            while "foreign" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        path.unlink()
+        await FileRegistry(tmp_path).publish(KEY, make_set("a"))
+        assert await asyncio.wait_for(watch, 5) == make_set("a")
+
+    asyncio.run(scenario())
+
+
+async def _first(registry: FileRegistry) -> EndpointSet:
+    return await anext(registry.watch(KEY))
+
+
 def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     registry = FileRegistry(tmp_path / "file" / "registry")
