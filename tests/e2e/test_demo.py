@@ -1,0 +1,66 @@
+"""The demo as a newcomer runs it: it keeps its promises, says so, and leaves nothing behind, also after Ctrl-C."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    env = {**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "examples.digits.demo"]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def mentions(folder: Path) -> list[str]:
+    """Return the processes that have to do with a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), process.cwd(), *process.environ().values()]
+        except psutil.Error:
+            continue
+        if process.pid != os.getpid() and any(str(folder) in word for word in words):
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_demo_keeps_its_promises_and_leaves_nothing(tmp_path: Path) -> None:
+    with start(tmp_path) as demo:
+        output, _ = demo.communicate()
+    assert demo.returncode == 0, output
+    assert "PASSED" in output
+    assert re.search(r"0 of \d+ failed", output)
+    assert "left behind: nothing" in output
+    assert "\x1b" not in output, "colours on what is no terminal"
+    assert mentions(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("when", ["ready, in", "1,797 images"])
+def test_ctrl_c_leaves_nothing_either(tmp_path: Path, when: str) -> None:
+    with start(tmp_path) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if when in line:
+                break
+        demo.send_signal(signal.SIGINT)
+        demo.communicate()
+    assert demo.returncode == 130
+    deadline = time.monotonic() + 10
+    while (left := mentions(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+    assert list(tmp_path.iterdir()) == []
