@@ -104,6 +104,39 @@ asyncio.run(main())
     play(root, scenario)
 
 
+@pytest.mark.parametrize("milliseconds", [0, 8, 16, 24, 32, 48])
+def test_a_server_killed_at_any_moment_of_a_start_leaves_it_started_once_at_most(
+    tmp_path: Path, milliseconds: int
+) -> None:
+    """Whatever the first server got done, starting again leads to exactly one run of the command."""
+    root, note = tmp_path / "root", tmp_path / "note"
+    program = f"""
+import asyncio
+from muster.engine.local import LocalEngine
+from muster.testing.conformance.engine import make_run
+async def main():
+    engine, run = LocalEngine({str(root)!r}), make_run("echo begun >> {note}; sleep 0.1")
+    await engine.create(run)
+    print("created", flush=True)
+    await engine.start(run.ref)
+    await asyncio.sleep(1000)
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"created\n"
+        time.sleep(milliseconds / 1000)
+        server.kill()
+
+    async def scenario(engine: LocalEngine) -> None:
+        (found,) = await engine.observe_all(HERE)
+        await engine.start(found.ref)
+        assert (await until(engine, found.ref, Phase.EXITED)).exit_code == 0
+        assert note.read_text() == "begun\n"
+
+    play(root, scenario)
+
+
 def test_a_shim_has_no_descriptor_of_the_server(tmp_path: Path) -> None:
     run = make_run("ls -l /proc/$$/fd /proc/$PPID/fd")
     with (tmp_path / "inheritable").open("w") as leaked:
