@@ -171,7 +171,7 @@ class TestUnknownService:
         async def scenario() -> None:
             await registry.connect(url).publish(KEY, endpoint_set(dead()))
             async with muster.connect(url) as connection:
-                service = connection.service("digist", wait_seconds=0.3)
+                service = connection.service("digist", wait_seconds=0.3)  # codespell:ignore digist
                 async with httpx.AsyncClient(transport=service.async_transport(), base_url="http://x") as client:
                     with pytest.raises(httpx.ConnectError) as caught:
                         await client.get("/")
