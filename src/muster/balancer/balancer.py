@@ -290,8 +290,10 @@ class Balancer:
         if outcome is Outcome.REFUSED:
             replica.health.unreachable(lease.granted_at, now)
             self._troubled.add(replica)
-        elif outcome is Outcome.OK and replica.health.reachable(lease.granted_at, replica.limit):
-            self._troubled.discard(replica)
+        elif outcome is Outcome.OK and not lease.is_answered:
+            lease.is_answered = True  # one request is one observation, however often it is reported
+            if replica.health.reachable(lease.granted_at, replica.limit):
+                self._troubled.discard(replica)
 
     def _timeout(self, ticket: Ticket, now: float) -> BalancerError:
         self._timed_out += 1

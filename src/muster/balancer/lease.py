@@ -34,4 +34,5 @@ class Lease:
     epoch: int
     granted_at: float
     is_trial: bool
+    is_answered: bool = False
     is_released: bool = False

@@ -12,6 +12,9 @@ registry in it. ``response.extensions["muster"]`` tells who answered: ``{"endpoi
 
 A request that is cancelled, or whose response is closed unread, gives its lease back. One whose response is neither
 read nor closed keeps its lease, as it keeps its connection in httpx itself.
+
+The wait for a replica is bounded by ``extensions={"muster": {"timeout": seconds}}`` or the service's ``wait_seconds``;
+httpx's own time-outs bound connecting, writing and reading, each time the request is sent, and its ``pool`` nothing.
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """Small real HTTP servers on loopback, each behaving in one way that a replica can behave."""
 
 import asyncio
+import atexit
 import contextlib
 import datetime
 import socket
@@ -130,8 +131,25 @@ async def serving(**behaviours: Behaviour) -> AsyncIterator[dict[str, Server]]:
         yield servers
 
 
+_reserved: list[socket.socket] = []
+
+
+@atexit.register
+def _free() -> None:
+    for each in _reserved:
+        each.close()
+
+
 def dead(name: str = "dead") -> Endpoint:
-    """Return an endpoint where nobody listens."""
+    """Return an endpoint that refuses connections: its port is bound, so nobody else gets it, and does not listen."""
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    _reserved.append(bound)
+    return Endpoint(id=name, url=f"http://127.0.0.1:{bound.getsockname()[1]}")
+
+
+def absent(name: str) -> Endpoint:
+    """Return an endpoint where nobody listens yet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return Endpoint(id=name, url=f"http://127.0.0.1:{probe.getsockname()[1]}")

@@ -266,6 +266,9 @@ class TestHealth:
         assert world.ask(tried=frozenset("b")).lease is None
         world.balancer.answered(trial, world.now)
         assert world.in_flight() == {"a": 2, "b": 0}
+        waiting = [world.ask(tried=frozenset("b")) for _ in range(3)]
+        world.end(trial)  # says nothing new: two trials at once, not four
+        assert [served(each) for each in waiting] == [True, False, False]
 
     def test_a_broken_answer_puts_nobody_aside(self) -> None:
         world = World("a", "b")

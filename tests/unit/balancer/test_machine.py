@@ -152,5 +152,5 @@ class BalancerMachine(RuleBasedStateMachine):
         assert all(replica.health.trials == 0 for replica in self.balancer._serving)
 
 
-BalancerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+BalancerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
 TestBalancerMachine = BalancerMachine.TestCase

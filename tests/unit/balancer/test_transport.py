@@ -24,6 +24,7 @@ from muster.model.deployment import PortProtocol
 from muster.model.endpoint import Endpoint
 from tests.unit.balancer.servers import (
     Server,
+    absent,
     dead,
     dies_before_answer,
     dies_in_body,
@@ -293,7 +294,7 @@ def test_when_nobody_can_be_reached_a_request_waits_for_another_set() -> None:
 def test_when_nobody_can_be_reached_a_request_waits_for_one_to_come_back() -> None:
     async def scenario() -> None:
         async with serving(back=ok) as servers:
-            gone = dead("gone")
+            gone = absent("gone")
 
             async def use(gate: Gate, client: httpx.AsyncClient) -> None:
                 async with asyncio.TaskGroup() as group:
