@@ -44,7 +44,7 @@ def as_httpx(error: BalancerError, call: Call) -> BalancerError:
         return ServiceOverloaded(str(error))
     if isinstance(error, QueueTimeout):
         if isinstance(call.last_error, httpx.ConnectError | httpx.ConnectTimeout):
-            return ServiceUnreachable(f"{error}; {call.sends} attempts, the last: {call.last_error}")
+            return ServiceUnreachable(f"{error}; {call.sends} attempts did not connect, the last: {call.last_error}")
         return ServiceBusy(str(error), error.waited_seconds)
     return ServiceClosed(str(error))
 
