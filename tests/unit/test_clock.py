@@ -43,7 +43,8 @@ def test_time_stands_still_while_an_outside_call_is_under_way() -> None:
         assert loop.time() == 5
 
     loop.run_until_complete(scenario())
-    loop.run_until_complete(loop.shutdown_default_executor())
+    with outstanding.call():
+        loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
 
 
