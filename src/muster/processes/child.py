@@ -42,25 +42,19 @@ class WatchedProcess:
     def adopt(cls, lock: Path) -> Self | None:
         """Return the process that holds ``lock``, ``None`` when there is none."""
         holder = holder_of(lock)
-        if holder is None:
-            return None
-        try:
-            pidfd = os.pidfd_open(holder.pid)
-        except OSError:
-            return None
-        if holder_of(lock) != holder:  # it ended between the two, and its pid may be another's
-            os.close(pidfd)
-            return None
-        return cls(holder.pid, pidfd, None)
+        pidfd = None if holder is None else holder.process.open()
+        return None if holder is None or pidfd is None else cls(holder.pid, pidfd, None)
 
     async def wait(self) -> int | None:
         """Return when it has ended: its exit code (negative for a signal), ``None`` if it was not our child."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._pidfd, ended.set)
+        mine = os.dup(self._pidfd)  # a loop has one reader for each descriptor, and several may wait
+        loop.add_reader(mine, ended.set)
         try:
             await ended.wait()
         finally:
-            loop.remove_reader(self._pidfd)
+            loop.remove_reader(mine)
+            os.close(mine)
         return None if self._started is None else self._started.wait()
 
     async def end(self, grace_seconds: float) -> None:

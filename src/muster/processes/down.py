@@ -22,6 +22,9 @@ def run(settings: Settings, say: Callable[[str], None] = print) -> None:
 
 
 async def _down(settings: Settings, say: Callable[[str], None]) -> None:
+    if not settings.home.exists():
+        say(f"nothing to end: there is no {settings.home}")
+        return
     for role, lock in (("supervisor", UP_LOCK), ("server", SERVER_LOCK)):
         process = WatchedProcess.adopt(settings.home / lock)
         if process is not None:

@@ -1,8 +1,10 @@
 """Serve an ASGI application as one task among others: ready when it listens, gone when it is cancelled."""
 
 import contextlib
+import random
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -11,6 +13,29 @@ from muster.errors import SetupError
 
 GRACE_SECONDS = 1
 """How long answers under way may take when the server stops; streams that never end are cut after it."""
+
+
+_LOWEST_PORT = 10_000
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def free_port(host: str) -> int:
+    """Return a port that can be bound now, and that no outgoing connection will sit on later.
+
+    The kernel's own choice (port 0) would be one that it also gives to outgoing connections: while a server is being
+    restarted, somebody who keeps calling it could be given the server's own port as the source, and be answered by
+    himself. Raises ``SetupError``.
+    """
+    try:
+        end = int(_EPHEMERAL.read_text(encoding="ascii").split()[0])
+    except OSError:
+        end = 65_536
+    for _ in range(100):
+        port = random.randrange(_LOWEST_PORT, max(end, _LOWEST_PORT + 1000))  # noqa: S311  nothing secret about a port
+        with contextlib.suppress(SetupError), listening(host, port):
+            return port
+    with listening(host, 0) as listener:
+        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -1,30 +1,40 @@
 """One process per role and home, told by a lock that the kernel gives up when its holder dies.
 
 A flock cannot be left behind by ``kill -9``, so "another one is running" is never a guess and a restart never waits
-for a time-out. The holder writes who it is into the file; that text is trusted only while the lock is held.
+for a time-out. The holder writes who it is into the file. That text is trusted only while the lock is held *and* the
+process it names lives: between taking the lock and writing, the file still names the holder before, whose pid may be a
+stranger's by now.
 """
 
 import fcntl
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from muster.engine.local_process import Identity
 from muster.errors import SetupError
 
 _TRIES = 5
 _PAUSE_SECONDS = 0.02
+_SILENT_SECONDS = 1.0
+"""A holder needs microseconds to say who it is; this is for a host that is very busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
     """Who holds a lock. ``url`` is empty until it serves."""
 
-    pid: int
+    process: Identity
     url: str
+
+    @property
+    def pid(self) -> int:
+        """Its pid, which is its own only as long as it lives."""
+        return self.process.pid
 
 
 class HomeLock:
@@ -68,28 +78,42 @@ class HomeLock:
     def tell(self, *, url: str = "") -> None:
         """Write who holds the lock, for others to read."""
         assert self._descriptor is not None
-        text = json.dumps({"pid": os.getpid(), "url": url}).encode()
+        me = Identity.of(os.getpid())
+        assert me is not None
+        text = json.dumps({**asdict(me), "url": url}).encode()
         os.pwrite(self._descriptor, text, 0)
         os.ftruncate(self._descriptor, len(text))
 
 
 def holder_of(path: Path) -> Holder | None:
-    """Return what the present holder of the lock wrote; ``None`` when nobody holds it.
+    """Return the living process that holds the lock; ``None`` when nobody does.
 
-    Asking takes the lock shared for an instant, which is why taking it tries more than once.
+    Asking takes the lock shared for an instant, which is why taking it tries more than once. Raises ``SetupError``
+    when the holder cannot be seen from here.
     """
+    deadline = time.monotonic() + _SILENT_SECONDS
+    while _is_held(path):
+        holder = _read(path)
+        if holder is not None and Identity.of(holder.pid) == holder.process:
+            return holder
+        if time.monotonic() > deadline:
+            raise SetupError(f"{path} is held by a process that cannot be seen from here; is the home shared?")
+        time.sleep(_PAUSE_SECONDS)
+    return None
+
+
+def _is_held(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
-        return None
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _read(path)
-    else:
-        return None
+        return True
     finally:
         os.close(descriptor)
+    return False
 
 
 def _lock(descriptor: int) -> bool:
@@ -106,6 +130,7 @@ def _lock(descriptor: int) -> bool:
 def _read(path: Path) -> Holder | None:
     try:
         wire = json.loads(path.read_text())
-        return Holder(int(wire["pid"]), str(wire["url"]))
+        process = Identity(str(wire["boot_id"]), int(wire["pid"]), int(wire["start_time"]))
+        return Holder(process, str(wire["url"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -43,13 +43,20 @@ EXIT_SETUP = 3
 LOCK = "server.lock"
 CONTAINERS = "containers"
 
-_log = logging.getLogger(__name__)
+LOCAL_FALLBACK = "no container engine found: using the local one, which runs commands as plain processes of this host"
+"""What ``engine = auto`` means until there is another engine."""
+
+_log = logging.getLogger("muster.processes.server")  # not __name__, which is __main__ under the supervisor
+_TALKATIVE = ("alembic", "httpcore", "httpx", "uvicorn")
+"""Libraries whose INFO lines would bury ours."""
 
 
 def run(settings: Settings) -> None:
     """Run the server until SIGINT or SIGTERM. Raises ``MusterError`` when it cannot start."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    if settings.log_level != "debug":
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     asyncio.run(serve(settings))
 
 
@@ -77,7 +84,7 @@ def connect_engine(settings: Settings) -> Engine:
     if settings.engine == "docker":
         raise SetupError("engine docker: this version runs containers with the local engine only; use --engine local")
     if settings.engine == "auto":
-        _log.warning("no container engine found: using the local one, which runs commands as plain processes")
+        _log.warning(LOCAL_FALLBACK)
     return engine.connect(f"local://{settings.home / CONTAINERS}")
 
 
