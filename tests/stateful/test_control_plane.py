@@ -152,10 +152,10 @@ class ControlPlaneMachine(RuleBasedStateMachine):
 
 
 ControlPlaneMachine.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     print_blob=True,
 )
-TestControlPlane = pytest.mark.slow(ControlPlaneMachine.TestCase)
+TestControlPlane = pytest.mark.timeout(600)(pytest.mark.slow(ControlPlaneMachine.TestCase))
