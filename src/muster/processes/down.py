@@ -13,10 +13,10 @@ from muster.processes.locks import HomeLock
 from muster.processes.server import CONTAINERS
 from muster.processes.server import LOCK as SERVER_LOCK
 from muster.processes.up import LOCK as UP_LOCK
-from muster.processes.up import STOP_SECONDS
+from muster.processes.up import STOP_SECONDS, say_now
 
 
-def run(settings: Settings, say: Callable[[str], None] = print) -> None:
+def run(settings: Settings, say: Callable[[str], None] = say_now) -> None:
     """End everything; returns when it is gone. Raises ``SetupError`` when the home is taken again meanwhile."""
     asyncio.run(_down(settings, say))
 

@@ -14,6 +14,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -43,7 +44,11 @@ STOP_SECONDS = 15.0
 _POLL_SECONDS = 0.02
 
 
-def run(settings: Settings, say: Callable[[str], None] = print) -> None:
+say_now = partial(print, flush=True)
+"""Says a line at once, also into a file or a pipe: whoever waits for "ready" there must not wait for a full buffer."""
+
+
+def run(settings: Settings, say: Callable[[str], None] = say_now) -> None:
     """Supervise until SIGINT or SIGTERM. Raises ``SetupError`` when the server cannot start as told."""
     asyncio.run(supervise(settings, say))
 
