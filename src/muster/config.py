@@ -249,6 +249,8 @@ def _read_toml(path: Path, *, is_named: bool) -> dict[str, Any]:
         if is_named:
             raise SetupError(f"{path}: there is no such file; --config and MUSTER_CONFIG must name one") from None
         return {}
+    except NotADirectoryError as error:
+        raise SetupError(f"{path.parent}: is no folder and cannot become one; choose another with --home") from error
     except OSError as error:
         raise SetupError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

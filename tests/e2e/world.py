@@ -277,7 +277,7 @@ class World:
     def close(self) -> None:
         """End everything; fails if anything is left."""
         self.remember_ports()
-        down = self.run("down")
+        down = self.run("down") if self.processes() else Result(0, "", "")
         for process in self._ups:
             process.wait(PATIENCE_SECONDS)
         left = [f"{each.pid} {each.cmdline()}" for each in self._left_after(5.0)]
