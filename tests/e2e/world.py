@@ -62,7 +62,7 @@ class World:
             "MUSTER_HOME": str(self.home),
             "MUSTER_DRAIN_SECONDS": "0.2",
         }
-        self._ups: list[subprocess.Popen[bytes]] = []
+        self._started: list[subprocess.Popen[bytes]] = []
         self._ports: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -95,13 +95,18 @@ class World:
                 stderr=output,
                 start_new_session=True,
             )
-        self._ups.append(process)
+        self.adopt(process)
 
         def is_ready() -> bool:
             assert process.poll() is None, f"muster up ended with {process.returncode}"
             return f"muster is {verb} at http" in self.up_output.read_text()[begin:]
 
         self.until(is_ready, f"up says {verb!r}")
+        return process
+
+    def adopt(self, process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+        """Wait for a process too when this world ends."""
+        self._started.append(process)
         return process
 
     def run(self, *words: str, stdin: str = "", environ: Mapping[str, str] | None = None) -> "Result":
@@ -228,6 +233,8 @@ class World:
         assert self.is_ours(process), f"{process} is not of {self.home}"
         process.kill()
         self.until(lambda: not _is_alive(process), f"the end of {process}")
+        for started in self._started:
+            started.poll()
 
     def is_ours(self, process: psutil.Process) -> bool:
         """Whether a process mentions this home, or the user's folder in it."""
@@ -278,7 +285,7 @@ class World:
         """End everything; fails if anything is left."""
         self.remember_ports()
         down = self.run("down") if self.processes() else Result(0, "", "")
-        for process in self._ups:
+        for process in self._started:
             process.wait(PATIENCE_SECONDS)
         left = [f"{each.pid} {each.cmdline()}" for each in self._left_after(5.0)]
         listening = {port for each in psutil.net_connections("tcp") for port in _listened(each)}
