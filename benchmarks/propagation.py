@@ -27,8 +27,8 @@ from muster.errors import InvalidSpec
 from muster.model.endpoint import EndpointSet
 from muster.sdk import Service
 
-SCALINGS = 30
-KILLS = 30
+SCALINGS = 40
+KILLS = 40
 BASE = 2
 LOOK_SECONDS = 0.001
 TARGET_EVENT = "< 200 ms"
@@ -211,6 +211,11 @@ def run() -> Table:
     add_latency(table, "die: created_at → file", [each.file - decided[each.event.id] for each in kills], TARGET_LEG)
     add_latency(table, "die: file → SDK", [each.sdk - each.file for each in kills], TARGET_LEG)
     add_latency(table, "die: SIGKILL → SDK", [each.sdk - each.killed for each in kills])
+    everything = moments.ups + moments.downs + kills
+    add_latency(
+        table, "all: created_at → file", [each.file - decided[each.event.id] for each in everything], TARGET_LEG
+    )
+    add_latency(table, "all: file → SDK", [each.sdk - each.file for each in everything], TARGET_LEG)
     return table
 
 
