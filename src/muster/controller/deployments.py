@@ -4,6 +4,9 @@ Owns the existence of container rows and their stop intents. It is woken by a ch
 its containers, and by the planner's own ``wake_at`` (a backoff that ends). The plan is made twice when there is
 something to do: once on a plain read, so that rest costs no write, and again inside the writing transaction, so that
 what is committed was decided on what is stored.
+
+The past is loaded only for a plan that would start something, because it can do nothing but delay a start; and enough
+of it, or the crashes of many replicas would look like one and be retried every second for ever.
 """
 
 import datetime
@@ -14,6 +17,7 @@ from muster.clock import Clock
 from muster.model.container import Container, StopRequest
 from muster.model.deployment import Deployment, DeploymentType
 from muster.model.ids import ContainerId, DeploymentId
+from muster.planner.backoff import history_needed
 from muster.planner.lifecycle import begin_stop
 from muster.planner.plan import Plan
 from muster.planner.replica_set import plan_replica_set
@@ -63,7 +67,12 @@ class DeploymentReconciler:
         if deployment is None:
             return None
         planner = PLANNERS[deployment.spec.type]
-        return planner(deployment, tx.containers.of_deployment(key), now=now, new_id=self._new_id)
+        present = tx.containers.of_deployment(key, finished_limit=0)
+        plan = planner(deployment, present, now=now, new_id=self._new_id)
+        if not plan.start:
+            return plan
+        history = tx.containers.of_deployment(key, finished_limit=history_needed(deployment.spec.replica_num))
+        return planner(deployment, history, now=now, new_id=self._new_id)
 
     def _commit(self, tx: Transaction, key: DeploymentId, now: datetime.datetime) -> Plan | None:
         deployment, plan = tx.deployments.get(key), self._plan(tx, key, now)

@@ -4,6 +4,10 @@ A container dies young when it ends by itself within ten minutes of its start (o
 *rounds*: containers that were made before a round's first death belong to it, so three replicas that die together
 are one sign of trouble, not three. The n-th round in a row delays the next start by 2**(n-1) seconds, at most five
 minutes, counted from the round's last death. A container that ran ten minutes, or an edit, begins the count anew.
+
+Times come from the wall clock, which may be set back. What then lies in the future is not waited for (that could take
+years), and must not hide the deaths of the present either, or nothing would slow a crash loop until the clock has
+caught up.
 """
 
 import datetime
@@ -16,6 +20,12 @@ HEALTHY_AFTER = datetime.timedelta(minutes=10)
 FIRST_DELAY = datetime.timedelta(seconds=1)
 LONGEST_DELAY = datetime.timedelta(minutes=5)
 _MOST_DOUBLINGS = 9  # 2**9 s is already beyond five minutes
+_LEAST_HISTORY = 50
+
+
+def history_needed(replica_num: int) -> int:
+    """Return how many of the last ended containers show every round that makes a difference to the delay."""
+    return max(_LEAST_HISTORY, replica_num * (_MOST_DOUBLINGS + 1))
 
 
 def retry_at(
@@ -28,7 +38,7 @@ def retry_at(
     rounds, first_death, last_death = 0, datetime.datetime.min.replace(tzinfo=datetime.UTC), edited_at
     for container in deaths:
         assert container.stopped_at is not None
-        if rounds == 0 or container.created_at >= first_death:
+        if rounds == 0 or container.created_at > first_death:
             rounds, first_death = rounds + 1, container.stopped_at
         last_death = container.stopped_at
     delay: datetime.timedelta = FIRST_DELAY * 2 ** min(rounds - 1, _MOST_DOUBLINGS)
@@ -49,6 +59,8 @@ def young_deaths(
 ) -> Sequence[Container]:
     """Return the young deaths since the last sign of health, of containers made since the edit, in order of end."""
     placed = [container for container in containers if container.status is not None]
+    if edited_at > now:  # the clock was set back since: which deaths came before the edit is no longer known
+        edited_at = datetime.datetime.min.replace(tzinfo=datetime.UTC)
     healthy_at = max((proof for proof in map(_proved_healthy_at, placed) if proof and proof <= now), default=edited_at)
     deaths = (
         container
@@ -56,7 +68,7 @@ def young_deaths(
         if _died_young(container)
         and container.created_at >= edited_at
         and container.stopped_at is not None
-        and container.stopped_at >= healthy_at
+        and healthy_at <= container.stopped_at <= now + LONGEST_DELAY  # machines' clocks may differ, but not by more
     )
     return sorted(deaths, key=lambda container: (container.stopped_at, container.number))
 

@@ -37,6 +37,7 @@ from muster.model.ids import ContainerId, DeploymentId, MachineId
 from muster.model.image import LOCAL_IMAGE
 from muster.model.machine import Machine
 from muster.model.quantity import GIB
+from muster.planner.backoff import history_needed
 from muster.planner.lifecycle import Terms
 from muster.scheduler.explain import Explanation
 from muster.scheduler.inventory import Inventory
@@ -90,6 +91,7 @@ class Harness:
         self._random = random.Random(seed)  # noqa: S311  reproducible on purpose
         self._store = store.connect(empty_database(folder), executor=InlineExecutor())
         self.registry = registry.connect(f"memory://harness-{id(self)}")
+        self._feed = StoreFeed(self._store, self.clock)
         self._life = Life(self._outstanding)
         self.crashes = 0
         self._supervisor: asyncio.Task[None] | None = None
@@ -363,8 +365,10 @@ class Harness:
         now = self.clock.now()
         waiting = []
         for deployment_id in self._ceilings:
-            deployment, containers = tx.deployments.get(deployment_id), tx.containers.of_deployment(deployment_id)
+            deployment = tx.deployments.get(deployment_id)
             assert deployment is not None
+            history = history_needed(deployment.spec.replica_num)
+            containers = tx.containers.of_deployment(deployment_id, finished_limit=history)
             plan = PLANNERS[deployment.spec.type](deployment, containers, now=now, new_id=lambda: ContainerId(""))
             if not plan.is_empty or plan.wake_at is not None:
                 return f"{deployment_id}: {plan.report.sentence}"
@@ -382,9 +386,8 @@ class Harness:
         return f"{placeable} unplaced containers would fit" if placeable else ""
 
     async def _unrest_of_sets(self) -> str:
-        feed = StoreFeed(self._store, self.clock)
         for deployment_id in self._ceilings:
-            for key, endpoints in (await feed.service(deployment_id)).endpoints.items():
+            for key, endpoints in (await self._feed.service(deployment_id)).endpoints.items():
                 published = await self.registry.get(key)
                 # A deployment that ended before discovery ever saw it has no set, and needs none.
                 if (() if published is None else published.endpoints) != endpoints:
