@@ -3,7 +3,8 @@
 ``reconcile`` is four lines of the flow: load, observe, decide (``planner.lifecycle``), commit, act. The row and its
 events are committed before the engine is called; the call is idempotent, so a crash anywhere is repaired by the next
 look. The full pass compares every row with what the engines really hold, wakes only where there is something to do,
-and removes objects of ours that no row knows (a row is always written first, so such an object is an orphan).
+and removes objects of ours that no row knows, or only one that was released: a row is always written first and released
+last, so such an object is an orphan.
 """
 
 import datetime
@@ -13,8 +14,8 @@ from dataclasses import replace
 
 from muster.clock import Clock
 from muster.engine.port import Engine
-from muster.errors import EngineError, EngineRejected, EngineUnavailable
-from muster.model.container import Container, Reason
+from muster.errors import EngineError, EngineRejected
+from muster.model.container import Container, ContainerStatus, Reason
 from muster.model.deployment import Deployment
 from muster.model.ids import ContainerId, MachineId
 from muster.model.run import ContainerRun, Observation, Phase, Ref, StopOrder
@@ -51,11 +52,11 @@ class ContainerReconciler:
         for machine_id, containers in by_machine.items():
             try:
                 seen = {each.ref.container_id: each for each in await self._engine.observe_all(machine_id)}
-            except EngineUnavailable as error:
+            except EngineError as error:
                 _log.warning("machine %s cannot be observed: %s", machine_id, error)
                 continue
             restless.extend(container.id for container in containers if self._is_restless(container, seen))
-            await self._remove_orphans(seen)
+            await self._remove_orphans({key: seen[key] for key in seen.keys() - {each.id for each in containers}})
         return restless
 
     async def reconcile(self, key: ContainerId) -> datetime.datetime | None:
@@ -116,14 +117,19 @@ class ContainerReconciler:
         if observed is None or observed.ref.generation < ref.generation:
             observed = Observation(ref, Phase.ABSENT)
         decided = step(container, observed, self._clock.now(), self._terms)
-        return decided.container != container or decided.call is not None or decided.wake_at is not None
+        if decided.container != container or decided.call is not None:
+            return True
+        # Remains need no timer beside the passes: one of these finds them due. A drain is too short to wait for that.
+        return decided.wake_at is not None and container.status is not ContainerStatus.SHUTDOWN
 
-    async def _remove_orphans(self, seen: Mapping[ContainerId, Observation]) -> None:
-        known = await self._store.read(lambda tx: {key for key in seen if tx.containers.get(key) is not None})
-        for container_id, observed in seen.items():
+    async def _remove_orphans(self, suspects: Mapping[ContainerId, Observation]) -> None:
+        if not suspects:
+            return
+        known = await self._store.read(lambda tx: {key for key in suspects if _is_kept(tx, key)})
+        for container_id, observed in suspects.items():
             if container_id in known:
                 continue
-            _log.warning("container %s is known to no row: removing it", container_id)
+            _log.warning("container %s is kept by no row: removing it", container_id)
             try:
                 await self._engine.remove(observed.ref)
             except EngineError as error:
@@ -133,6 +139,11 @@ class ContainerReconciler:
 def _load(tx: Transaction, key: ContainerId) -> tuple[Container | None, Deployment | None]:
     container = tx.containers.get(key)
     return container, None if container is None else tx.deployments.get(container.deployment_id)
+
+
+def _is_kept(tx: Transaction, key: ContainerId) -> bool:
+    container = tx.containers.get(key)
+    return container is not None and container.released_at is None
 
 
 def _ref(container: Container) -> Ref:

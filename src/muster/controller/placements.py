@@ -52,10 +52,11 @@ class PlacementReconciler:
         """Place what fits; oldest first."""
         assert key == ALL
         now = self._clock.now()
-        requests, inventory = await self._store.read(lambda tx: _load(tx, now))
-        if not requests:
+        loaded = await self._store.read(lambda tx: _load(tx, now))
+        if loaded is None:
             self._explanations = {}
             return None
+        requests, inventory = loaded
         choices: list[_Choice] = []
         unplaced: dict[ContainerId, Explanation] = {}
         for request, outcome in zip(requests, place(requests, inventory).outcomes, strict=True):
@@ -93,8 +94,11 @@ class PlacementReconciler:
         )
 
 
-def _load(tx: Transaction, now: datetime.datetime) -> tuple[list[Request], Inventory]:
+def _load(tx: Transaction, now: datetime.datetime) -> tuple[list[Request], Inventory] | None:
+    """Return who waits and what there is; ``None`` when nobody waits, which is nearly always."""
     waiting = tx.containers.unplaced()
+    if not waiting:
+        return None
     avoided: dict[DeploymentId, Request] = {}
     requests = []
     for container in waiting:

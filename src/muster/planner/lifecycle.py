@@ -104,19 +104,24 @@ def _end(container: Container, phase: Phase, now: datetime.datetime, terms: Term
     """Wait until requests had time to end, then stop. What never ran has nobody to wait for."""
     assert container.stop is not None
     if phase is Phase.RUNNING and container.started_at is not None:
-        drained_at = container.stop.requested_at + datetime.timedelta(seconds=terms.drain_seconds)
-        if now < drained_at:
+        drain = datetime.timedelta(seconds=terms.drain_seconds)
+        drained_at = container.stop.requested_at + drain
+        # A request further ahead than the drain is long: the clock was set back, and to catch up may take it years.
+        if abs(now - container.stop.requested_at) < drain:
             return Step(container, wake_at=drained_at)
     return Step(container, call=Call.STOP)
 
 
 def _keep(container: Container, phase: Phase, now: datetime.datetime, terms: Terms) -> Step:
-    """Keep what is left of an ended container for its logs and files, then destroy it."""
+    """Keep what is left of an ended container for its logs and files, then destroy it.
+
+    What still runs, or runs again, is destroyed at once: its GPUs are no longer its own.
+    """
     ended_at = container.stopped_at or container.updated_at
     due_at = ended_at + datetime.timedelta(seconds=terms.keep_stopped_seconds)
     if phase is Phase.ABSENT:
         return Step(replace(container, released_at=now))
-    if now < due_at:
+    if now < due_at and phase is not Phase.RUNNING:
         return Step(container, wake_at=due_at)
     return Step(container, call=Call.REMOVE)
 

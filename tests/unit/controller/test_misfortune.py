@@ -1,4 +1,4 @@
-"""The loops against what goes on for long or comes back: crash loops, wrong clocks."""
+"""The loops against what goes on for long or comes back: crash loops, wrong clocks, runs that return from the dead."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from muster.testing.harness import Harness, small_fleet
+from muster.controller.containers import ContainerReconciler
+from muster.testing.fake_engine import FakeEngine
+from muster.testing.harness import TERMS, Harness, small_fleet
 
 
 @pytest.fixture
@@ -39,3 +41,41 @@ def test_a_crash_loop_waits_for_no_death_of_a_clock_that_was_ahead(harness: Harn
     before = len(harness.containers(uuid))
     harness.advance(60)
     assert before + 3 <= len(harness.containers(uuid)) <= before + 8
+
+
+def test_a_drain_ends_also_when_the_clock_is_set_back_meanwhile(harness: Harness) -> None:
+    uuid = harness.create()
+    harness.settle()
+    harness.scale(uuid, 0)
+    harness.advance(0.5)
+    harness.set_wall_clock(-86_400)
+    harness.advance(40)
+    assert harness.world.running() == ()
+
+
+@pytest.mark.parametrize("seconds_gone", [5, 700])
+def test_a_run_that_returns_after_its_end_was_recorded_is_removed(harness: Harness, seconds_gone: float) -> None:
+    uuid = harness.create()
+    harness.settle()
+    gone = harness.running(uuid)[0]
+    run = harness.world.run_of(gone.id)
+    assert run is not None
+    harness.world.vanish(gone.id)
+    harness.advance(seconds_gone)
+    harness.scale(uuid, 0)
+    engine = FakeEngine(harness.world)
+    harness.do(engine.create(run))
+    harness.do(engine.start(run.ref))
+    harness.advance(40)
+    assert gone.id not in harness.world.running()
+
+
+def test_what_is_kept_of_ended_containers_needs_no_look_until_it_is_due(harness: Harness) -> None:
+    uuid = harness.create(replica_num=4)
+    harness.settle()
+    harness.scale(uuid, 0)
+    harness.settle()
+    reconciler = ContainerReconciler(harness._store, FakeEngine(harness.world), harness.clock, TERMS)
+    assert list(harness.do(reconciler.keys())) == []
+    harness.advance(TERMS.keep_stopped_seconds + 40)
+    assert harness.world.object_count == 0
