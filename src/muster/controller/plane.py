@@ -72,8 +72,9 @@ class ControlPlane:
             at_once=options.engine_calls_at_once,
             full_pass_seconds=seconds,
         )
+        self._probing = ReadinessReconciler(store, clock, prober)
         self._readiness = ReconcileLoop[ContainerId](
-            ReadinessReconciler(store, clock, prober),
+            self._probing,
             clock,
             at_once=options.probes_at_once,
             full_pass_seconds=seconds,
@@ -98,6 +99,7 @@ class ControlPlane:
             self._deployments.wake(deployment_id)
         for container_id in changes.containers:
             self._containers.wake(container_id)
+            self._probing.forget(container_id)
             self._readiness.wake(container_id)
         if changes.containers:
             self._placements.wake(ALL)

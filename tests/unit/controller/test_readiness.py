@@ -1,0 +1,122 @@
+"""What readiness costs, and when it looks again."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from muster.controller.readiness import ReadinessReconciler
+from muster.model.container import Address, Container
+from muster.model.deployment import HealthCheck
+from muster.store.port import Changes, Store, Transaction
+from muster.testing.harness import Harness
+
+T = TypeVar("T")
+
+
+class ToldProber:
+    """Answers what it is told to."""
+
+    answer = True
+
+    async def probe(self, address: Address, check: HealthCheck) -> bool:
+        del address, check
+        return self.answer
+
+
+class CountingStore:
+    """A store that counts its reads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.reads = 0
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        self.reads += 1
+        return await self._store.read(work)
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        return await self._store.write(work)
+
+    def on_commit(self, listener: Callable[[Changes], None]) -> None:
+        self._store.on_commit(listener)
+
+    async def aclose(self) -> None:
+        await self._store.aclose()
+
+
+class World:
+    """One running container of a harness, and a readiness reconciler of the test's own beside it."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        uuid = harness.create()
+        harness.settle()
+        self.container: Container = harness.running(uuid)[0]
+        harness._life.end()  # from here on nobody probes but the test
+        self.store = CountingStore(harness._store)
+        self.prober = ToldProber()
+        self.readiness = ReadinessReconciler(self.store, harness.clock, self.prober)
+
+    def seconds_to_next(self) -> float | None:
+        due = self.harness.do(self.readiness.reconcile(self.container.id))
+        return None if due is None else (due - self.harness.clock.now()).total_seconds()
+
+    def is_ready(self) -> bool:
+        (now,) = self.harness.running()
+        return now.is_ready
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with Harness(tmp_path) as harness:
+        yield World(harness)
+
+
+def test_a_probe_at_rest_reads_nothing_of_the_store(world: World) -> None:
+    world.seconds_to_next()
+    before = world.store.reads
+    for _ in range(10):
+        assert world.seconds_to_next() == HealthCheck().interval_seconds
+    assert world.store.reads == before
+
+
+@pytest.mark.parametrize("how", ["a commit", "a full pass"])
+def test_what_is_remembered_is_loaded_anew_after(world: World, how: str) -> None:
+    world.seconds_to_next()
+    world.harness.stop_container(world.container)
+    assert world.seconds_to_next() is not None
+    if how == "a commit":
+        world.readiness.forget(world.container.id)
+    else:
+        assert world.container.id not in world.harness.do(world.readiness.keys())
+    assert world.seconds_to_next() is None
+
+
+def test_a_load_that_a_commit_overtakes_is_not_remembered(world: World) -> None:
+    read = world.store.read
+
+    async def overtaken(work: Callable[[Transaction], T]) -> T:
+        result = await read(work)
+        world.readiness.forget(world.container.id)
+        return result
+
+    world.store.read = overtaken  # type: ignore[method-assign]
+    world.seconds_to_next()
+    world.store.read = read  # type: ignore[method-assign]
+    before = world.store.reads
+    world.seconds_to_next()
+    assert world.store.reads == before + 1
+
+
+def test_what_never_becomes_ready_is_probed_ever_less_often(world: World) -> None:
+    world.prober.answer = False
+    for _ in range(HealthCheck().unhealthy_after):
+        world.seconds_to_next()
+    assert not world.is_ready()
+    world.readiness.forget(world.container.id)
+    waits = [world.seconds_to_next() or 0 for _ in range(60)]
+    assert waits == sorted(waits)
+    assert waits[0] < 0.2
+    assert waits[-1] == HealthCheck().interval_seconds
