@@ -1,9 +1,7 @@
 """What a person can get wrong: one line that begins with ``error: `` and says what to do, exit code 1, no traceback."""
 
-import contextlib
 import shutil
 import socket
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,8 +51,7 @@ def test_a_port_in_use_is_named(quiet: World, process: str) -> None:
 def test_a_home_of_a_newer_version_is_left_alone(quiet: World) -> None:
     quiet.up("--engine", "local")
     quiet.cli("down")
-    with contextlib.closing(sqlite3.connect(quiet.home / "muster.db")) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    quiet.write("UPDATE alembic_version SET version_num = '9999'")
     for process in ("up", "server"):
         said = refusal(quiet.run(process, "--engine", "local", "--port", "0"))
         assert "is of a newer muster (revision 9999" in said

@@ -7,7 +7,7 @@ import pytest
 
 from muster.processes.locks import holder_of
 from muster.processes.server import LOCK
-from tests.e2e.world import IDLE, SERVE, World, assert_legal
+from tests.e2e.world import IDLE, SERVE, World, assert_legal, is_alive
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def test_a_killed_container_is_replaced_and_nothing_of_it_is_left(shared: World,
         "a substitute",
     )
     assert set(shared.commands()) == {new.uuid}, "also its daemon is gone"
-    assert not any(each.is_running() for each in processes)
+    assert not any(is_alive(each) for each in processes)
     (ended,) = [each for each in shared.ask(lambda client: client.containers_of(deployment)) if each.uuid == old.uuid]
     assert (ended.status, ended.reason) == ("shutdown", "error")
     assert_legal(shared.events())
@@ -67,6 +67,21 @@ def test_a_killed_daemon_of_a_container_changes_nothing(shared: World) -> None:
     assert shared.live(deployment) == [container]
     assert shared.events() == events
     shared.cli("delete", "calm", "-y")
+
+
+def test_a_server_that_cannot_start_again_is_tried_until_it_can(shared: World) -> None:
+    """What was ready before is right as told; a world that is out of order for a while must not end ``up``."""
+    shared.deploy("patient", 1)
+    pids, killed = shared.pids(), shared.server_pid
+    begin = len(shared.up_output.read_text())
+    ((revision,),) = shared.rows("SELECT version_num FROM alembic_version")
+    shared.write("UPDATE alembic_version SET version_num = '9999'")
+    shared.kill(killed)
+    shared.until(lambda: "is of a newer muster" in shared.up_output.read_text()[begin:], "up says what is wrong")
+    shared.write(f"UPDATE alembic_version SET version_num = '{revision}'")
+    shared.until(lambda: "muster is ready again" in shared.up_output.read_text()[begin:], "it is back")
+    assert shared.pids() == pids
+    shared.cli("delete", "patient", "-y")
 
 
 def test_a_killed_supervisor_leaves_a_server_that_the_next_one_adopts(world: World) -> None:
@@ -106,8 +121,8 @@ def test_ctrl_c_ends_the_server_and_leaves_the_containers_and_down_ends_them(wor
     deployment = world.deploy("steady", 1)
     pids, server, up = world.pids(), psutil.Process(world.server_pid), psutil.Process(world.up_pid)
     up.send_signal(signal.SIGINT)
-    world.until(lambda: not _lives(up), "the end of up")
-    assert not _lives(server), "the server ended first"
+    world.until(lambda: not is_alive(up), "the end of up")
+    assert not is_alive(server), "the server ended first"
     assert world.pids() == pids, "containers go on"
     assert "containers go on" in world.up_output.read_text()
     refused = world.run("ps")
@@ -126,7 +141,3 @@ def test_ctrl_c_ends_the_server_and_leaves_the_containers_and_down_ends_them(wor
 def _with_daemon(world: World, uuid: str) -> list[psutil.Process] | None:
     found = world.commands().get(uuid, [])
     return found if any(each.cmdline() == ["sleep", "2000"] for each in found) else None
-
-
-def _lives(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

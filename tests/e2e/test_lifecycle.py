@@ -86,3 +86,9 @@ def test_following_logs_ends_with_the_container(shared: World) -> None:
         shared.cli("delete", "talker", "-y")
         assert following.stdout.read() == "bye\n"
         assert following.wait(10) == 0
+
+
+def test_up_warns_of_the_plain_engine_and_the_log_holds_only_what_is_ours(shared: World) -> None:
+    assert "warning: no container engine found: using the local one" in shared.up_output.read_text()
+    log = (shared.home / "logs" / "server.log").read_text()
+    assert {line.split()[3] for line in log.splitlines()} == {"muster.processes.server:"}, log

@@ -232,7 +232,7 @@ class World:
         process = psutil.Process(pid)
         assert self.is_ours(process), f"{process} is not of {self.home}"
         process.kill()
-        self.until(lambda: not _is_alive(process), f"the end of {process}")
+        self.until(lambda: not is_alive(process), f"the end of {process}")
         for started in self._started:
             started.poll()
 
@@ -273,6 +273,11 @@ class World:
         """Ask the database's file."""
         with contextlib.closing(sqlite3.connect(self.home / "muster.db", timeout=5)) as connection:
             return connection.execute(query).fetchall()
+
+    def write(self, statement: str) -> None:
+        """Change the database's file behind everybody's back."""
+        with contextlib.closing(sqlite3.connect(self.home / "muster.db", timeout=5)) as connection, connection:
+            connection.execute(statement)
 
     def said(self) -> str:
         """Return what supervisor and server wrote, for the message of a failure."""
@@ -369,7 +374,8 @@ def _listened(connection: Any) -> set[int]:
     return {connection.laddr.port} if connection.status == psutil.CONN_LISTEN else set()
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs: one that ended and was not collected does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

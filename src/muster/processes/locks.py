@@ -18,8 +18,9 @@ from typing import Self
 from muster.engine.local_process import Identity
 from muster.errors import SetupError
 
-_TRIES = 5
+_TRIES = 25
 _PAUSE_SECONDS = 0.02
+"""A killed holder keeps its lock until the last of its threads is gone, which a busy host may take its time for."""
 _SILENT_SECONDS = 1.0
 """A holder needs microseconds to say who it is; this is for a host that is very busy."""
 
@@ -94,7 +95,7 @@ def holder_of(path: Path) -> Holder | None:
     deadline = time.monotonic() + _SILENT_SECONDS
     while _is_held(path):
         holder = _read(path)
-        if holder is not None and Identity.of(holder.pid) == holder.process:
+        if holder is not None and _lives(holder.process):
             return holder
         if time.monotonic() > deadline:
             raise SetupError(f"{path} is held by a process that cannot be seen from here; is the home shared?")
@@ -114,6 +115,13 @@ def _is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _lives(process: Identity) -> bool:
+    descriptor = process.open()  # which takes a dying process for dead, though it may hold the lock a moment longer
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is not None
 
 
 def _lock(descriptor: int) -> bool:
