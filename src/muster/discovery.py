@@ -2,22 +2,25 @@
 
 It follows changes, asks the feed for the whole state of each deployment named, and publishes a set when it differs
 from the last one published. At start, after errors and from time to time it lists everything, which repairs whatever
-a lost change missed and empties the sets of deployments that ended unseen.
+a lost change missed, empties the sets of deployments that ended unseen, and takes their names away.
 
 Fencing: taking over a key sets its epoch above the stored one (and at least to now in unix milliseconds), so a
 publisher that was paused and resumed finds itself fenced. When feed or registry fail, the last set stays as it is:
-stale beats empty.
+stale beats empty. A key that fails alone (somebody else's data lies under it, say) holds up no other; it is tried
+again soon.
 """
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from muster.clock import Clock
+from muster.clock import Clock, wait_for_event
 from muster.errors import CursorExpired, FeedError, Fenced, RegistryError, StoreError
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.model.event import Cursor
 from muster.model.feed import Feed, ServiceState
+from muster.model.ids import DeploymentId
 from muster.registry.port import Registry
 
 RELIST_SECONDS = 30.0
@@ -43,6 +46,7 @@ class Watcher:
         self._published: dict[ServiceKey, _Published] = {}
         self._aliases: dict[ServiceKey, ServiceKey | None] = {}
         self._one_at_a_time = asyncio.Lock()
+        self._is_behind = asyncio.Event()
 
     async def run(self) -> None:
         """Watch and publish for ever."""
@@ -62,35 +66,64 @@ class Watcher:
         async for batch in self._feed.changes(cursor):
             for deployment_id in sorted(batch.deployments):
                 async with self._one_at_a_time:
-                    await self._apply(await self._feed.service(deployment_id))
+                    self._report(await self._apply(await self._feed.service(deployment_id)))
 
     async def _relist(self) -> None:
         while True:
-            await self._clock.sleep(RELIST_SECONDS)
+            await wait_for_event(self._is_behind, self._clock, RELIST_SECONDS)
+            if self._is_behind.is_set():
+                await self._clock.sleep(RETRY_SECONDS)
             await self._list()
 
     async def _list(self) -> Cursor:
         async with self._one_at_a_time:
+            self._is_behind.clear()
+            stored = await self._registry.keys()  # first: a registry that is away fails here, once, not at every key
             listing = await self._feed.services()
-            for state in listing.services:
-                await self._apply(state)
+            failed = [error for state in listing.services for error in await self._apply(state)]
             known = {key for state in listing.services for key in state.endpoints}
-            for key in await self._registry.keys():
-                if key not in known:
-                    await self._publish(key, ())
+            for key in stored:
+                if key in known:
+                    continue
+                if key not in self._published:
+                    failed += await self._apply(await self._feed.service(DeploymentId(key.service)))
+                failed += await self._apply(ServiceState(DeploymentId(key.service), {key: ()}, {}))
+            self._report(failed)
             return listing.cursor
 
-    async def _apply(self, state: ServiceState) -> None:
+    async def _apply(self, state: ServiceState) -> list[RegistryError]:
+        """Publish what one deployment has; return what failed."""
+        failed = []
         for key, endpoints in state.endpoints.items():
-            await self._publish(key, endpoints)
+            try:
+                await self._publish(key, endpoints)
+            except RegistryError as error:
+                failed.append(error)
         for alias, target in state.aliases.items():
-            if alias in self._aliases and self._aliases[alias] == target:
-                continue
-            if target is None:
-                await self._registry.unlink(alias)
-            else:
-                await self._registry.link(alias, target)
-            self._aliases[alias] = target
+            try:
+                await self._point(alias, target)
+            except RegistryError as error:
+                failed.append(error)
+        return failed
+
+    def _report(self, failed: Sequence[RegistryError]) -> None:
+        if failed:
+            self._is_behind.set()
+            _log.warning(
+                "discovery keeps the last of %d sets and names, again in %.0f s: %s",
+                len(failed),
+                RETRY_SECONDS,
+                failed[0],
+            )
+
+    async def _point(self, alias: ServiceKey, target: ServiceKey | None) -> None:
+        if alias in self._aliases and self._aliases[alias] == target:
+            return
+        if target is None:
+            await self._registry.unlink(alias)
+        else:
+            await self._registry.link(alias, target)
+        self._aliases[alias] = target
 
     async def _publish(self, key: ServiceKey, endpoints: tuple[Endpoint, ...]) -> None:
         last = self._published.get(key)

@@ -1,0 +1,126 @@
+"""Discovery against registries that fail in part, and against what happened while it was away."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from muster.errors import RegistryUnavailable
+from muster.model.endpoint import EndpointSet, ServiceKey
+from muster.registry.port import Registry
+from muster.testing.harness import Harness
+
+
+class PartlyBroken:
+    """A registry in which some keys cannot be used, or everything fails once after it took effect."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.broken: set[str] = set()
+        self.answers_lost = 0
+
+    async def publish(self, key: ServiceKey, endpoints: EndpointSet) -> None:
+        self._check(key)
+        await self._registry.publish(key, endpoints)
+        self._lose_answer()
+
+    async def link(self, alias: ServiceKey, target: ServiceKey) -> None:
+        self._check(alias)
+        await self._registry.link(alias, target)
+        self._lose_answer()
+
+    async def unlink(self, alias: ServiceKey) -> None:
+        await self._registry.unlink(alias)
+        self._lose_answer()
+
+    async def get(self, key: ServiceKey) -> EndpointSet | None:
+        self._check(key)
+        return await self._registry.get(key)
+
+    def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
+        return self._registry.watch(key)
+
+    async def keys(self) -> Sequence[ServiceKey]:
+        return await self._registry.keys()
+
+    async def aclose(self) -> None:
+        await self._registry.aclose()
+
+    def _check(self, key: ServiceKey) -> None:
+        if key.service in self.broken:
+            raise RegistryUnavailable(f"{key}: foreign data")
+
+    def _lose_answer(self) -> None:
+        if self.answers_lost:
+            self.answers_lost -= 1
+            raise RegistryUnavailable("the connection broke")
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Iterator[Harness]:
+    with Harness(tmp_path) as harness:
+        yield harness
+
+
+@pytest.fixture
+def registry(harness: Harness) -> PartlyBroken:
+    """Put a registry that can be broken under the harness; its next life uses it."""
+    registry = PartlyBroken(harness.registry)
+    harness.registry = registry
+    harness.crash()
+    return registry
+
+
+def names(harness: Harness, service: str) -> list[str] | None:
+    found = harness.do(harness.registry.get(ServiceKey("admin", service)))
+    return None if found is None else [endpoint.id for endpoint in found.endpoints]
+
+
+def test_a_key_that_cannot_be_written_holds_up_no_other(harness: Harness, registry: PartlyBroken) -> None:
+    first = harness.create(name="first")
+    second = harness.create(name="second")
+    registry.broken = {min(first, second)}
+    harness.advance(5)
+    assert names(harness, max(first, second))
+    third = harness.create(name="third")
+    harness.advance(1)
+    assert names(harness, third)
+    harness.crash()
+    harness.scale(third, 0)
+    harness.advance(1)
+    assert names(harness, third) == []
+    registry.broken = set()
+    harness.settle()
+    assert names(harness, min(first, second))
+
+
+def test_an_answer_of_the_registry_that_is_lost_is_made_good(harness: Harness, registry: PartlyBroken) -> None:
+    uuid = harness.create()
+    registry.answers_lost = 3
+    harness.advance(10)
+    assert names(harness, uuid)
+    assert names(harness, "asr")
+    harness.settle(seconds=5)
+
+
+def test_a_name_is_taken_away_when_its_deployment_ended_unseen(harness: Harness) -> None:
+    uuid = harness.create(replica_num=0)
+    harness.settle()
+    assert names(harness, "asr") == []
+    harness._life.end()
+    harness.delete(uuid)
+    harness.advance(5)
+    assert names(harness, "asr") is None
+    assert names(harness, uuid) == []
+
+
+def test_a_name_moves_to_the_next_oldest_deployment_when_its_own_ended_unseen(harness: Harness) -> None:
+    oldest = harness.create()
+    harness.settle()
+    next_oldest = harness.create()
+    harness.settle()
+    harness._life.end()
+    harness.delete(oldest)
+    harness.settle()
+    assert names(harness, "asr") == names(harness, next_oldest) != []
+    assert names(harness, oldest) == []
