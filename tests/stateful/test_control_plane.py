@@ -101,6 +101,18 @@ class ControlPlaneMachine(RuleBasedStateMachine):
     def hints_are_lost_or_not(self, are_lost: bool) -> None:
         self.harness.world.are_hints_lost = are_lost
 
+    @rule(answers=st.integers(1, 5))
+    def answers_of_the_engine_are_lost(self, answers: int) -> None:
+        self.harness.trouble.engine_answers_lost = answers
+
+    @rule(answers=st.integers(1, 5))
+    def answers_of_the_registry_are_lost(self, answers: int) -> None:
+        self.harness.trouble.registry_answers_lost = answers
+
+    @rule(seconds=st.sampled_from([0.0, 0.2, 5.0]))
+    def the_engine_takes_its_time(self, seconds: float) -> None:
+        self.harness.trouble.engine_seconds = seconds
+
     @rule(is_rejected=st.booleans())
     def the_image_is_refused_or_not(self, is_rejected: bool) -> None:
         (self.harness.world.reject_image if is_rejected else self.harness.world.accept_image)("local")
@@ -140,6 +152,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         harness.world.heal()
         harness.world.accept_image("local")
         harness.world.are_hints_lost = False
+        harness.trouble.heal()
         harness.set_wall_clock(0)
         for deployment in self.mortal:  # what always dies never rests
             if harness.is_wanted(deployment):

@@ -3,6 +3,8 @@
 A process can only be seen from outside at its calls to ports. ``Life`` is one life of a process; its wrappers count
 every call, and the k-th raises ``Crash``, either before the call took effect or after. From then on the life is over:
 every further call crashes too, so nothing that a dying task still tries (a ``finally`` block, say) can reach the world.
+
+``Trouble`` is what goes wrong between living processes: calls that take long, answers that are lost on the way.
 """
 
 import asyncio
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from muster.engine.port import Capabilities, ContainerRun, Engine, Observation, Ref, StopOrder
+from muster.errors import EngineUnavailable, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.model.ids import ContainerId, MachineId
 from muster.registry.port import Registry
@@ -71,6 +74,24 @@ class Life:
         raise Crash
 
 
+@dataclass(slots=True)
+class Trouble:
+    """What goes wrong at calls without killing anybody; it outlasts a life.
+
+    ``*_answers_lost``: so many calls to come take effect, but fail for the caller. ``engine_seconds``: how long an
+    engine call takes, half of it before and half after it takes effect, so that what it saw is old news.
+    """
+
+    engine_answers_lost: int = 0
+    registry_answers_lost: int = 0
+    engine_seconds: float = 0.0
+
+    def heal(self) -> None:
+        """Let every call be quick and answered."""
+        self.engine_answers_lost = self.registry_answers_lost = 0
+        self.engine_seconds = 0.0
+
+
 class MortalStore:
     """A store as one life sees it: its listeners die with it."""
 
@@ -101,31 +122,32 @@ class MortalStore:
 class MortalEngine:
     """An engine as one life sees it."""
 
-    def __init__(self, engine: Engine, life: Life) -> None:
+    def __init__(self, engine: Engine, life: Life, trouble: Trouble) -> None:
         self._engine = engine
         self._life = life
+        self._trouble = trouble
 
     @property
     def capabilities(self) -> Capabilities:  # noqa: D102
         return self._engine.capabilities
 
     async def create(self, run: ContainerRun) -> Observation:  # noqa: D102
-        return await self._life.call(lambda: self._engine.create(run))
+        return await self._call(lambda: self._engine.create(run))
 
     async def start(self, ref: Ref) -> Observation:  # noqa: D102
-        return await self._life.call(lambda: self._engine.start(ref))
+        return await self._call(lambda: self._engine.start(ref))
 
     async def stop(self, ref: Ref, order: StopOrder) -> Observation:  # noqa: D102
-        return await self._life.call(lambda: self._engine.stop(ref, order))
+        return await self._call(lambda: self._engine.stop(ref, order))
 
     async def remove(self, ref: Ref) -> None:  # noqa: D102
-        await self._life.call(lambda: self._engine.remove(ref))
+        await self._call(lambda: self._engine.remove(ref))
 
     async def observe(self, ref: Ref) -> Observation:  # noqa: D102
-        return await self._life.call(lambda: self._engine.observe(ref))
+        return await self._call(lambda: self._engine.observe(ref))
 
     async def observe_all(self, machine_id: MachineId) -> Sequence[Observation]:  # noqa: D102
-        return await self._life.call(lambda: self._engine.observe_all(machine_id))
+        return await self._call(lambda: self._engine.observe_all(machine_id))
 
     def watch(self) -> AsyncIterator[ContainerId]:  # noqa: D102
         return self._engine.watch()
@@ -136,31 +158,51 @@ class MortalEngine:
     async def aclose(self) -> None:  # noqa: D102
         await self._engine.aclose()
 
+    async def _call(self, make: Callable[[], Awaitable[T]]) -> T:
+        half = self._trouble.engine_seconds / 2
+        if half:
+            await asyncio.sleep(half)
+        result = await self._life.call(make)
+        if half:
+            await asyncio.sleep(half)
+        if self._trouble.engine_answers_lost:
+            self._trouble.engine_answers_lost -= 1
+            raise EngineUnavailable("the engine's answer was lost")
+        return result
+
 
 class MortalRegistry:
     """A registry as one life sees it."""
 
-    def __init__(self, registry: Registry, life: Life) -> None:
+    def __init__(self, registry: Registry, life: Life, trouble: Trouble) -> None:
         self._registry = registry
         self._life = life
+        self._trouble = trouble
 
     async def publish(self, key: ServiceKey, endpoints: EndpointSet) -> None:  # noqa: D102
-        await self._life.call(lambda: self._registry.publish(key, endpoints))
+        await self._call(lambda: self._registry.publish(key, endpoints))
 
     async def link(self, alias: ServiceKey, target: ServiceKey) -> None:  # noqa: D102
-        await self._life.call(lambda: self._registry.link(alias, target))
+        await self._call(lambda: self._registry.link(alias, target))
 
     async def unlink(self, alias: ServiceKey) -> None:  # noqa: D102
-        await self._life.call(lambda: self._registry.unlink(alias))
+        await self._call(lambda: self._registry.unlink(alias))
 
     async def get(self, key: ServiceKey) -> EndpointSet | None:  # noqa: D102
-        return await self._life.call(lambda: self._registry.get(key))
+        return await self._call(lambda: self._registry.get(key))
 
     def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:  # noqa: D102
         return self._registry.watch(key)
 
     async def keys(self) -> Sequence[ServiceKey]:  # noqa: D102
-        return await self._life.call(self._registry.keys)
+        return await self._call(self._registry.keys)
 
     async def aclose(self) -> None:  # noqa: D102
         await asyncio.sleep(0)
+
+    async def _call(self, make: Callable[[], Awaitable[T]]) -> T:
+        result = await self._life.call(make)
+        if self._trouble.registry_answers_lost:
+            self._trouble.registry_answers_lost -= 1
+            raise RegistryUnavailable("the registry's answer was lost")
+        return result

@@ -2,7 +2,8 @@
 
 ``Harness`` is the world that outlives the control plane (database, engine world, registry) and the supervisor that
 starts a new life after each crash. Tests act as users do, through the HTTP API; they disturb the world through
-``world`` (the engine's hosts) and ``crash``; and they ask for the level that should be reached::
+``world`` (the engine's hosts), ``trouble`` (the way there) and ``crash``; and they ask for the level that should be
+reached::
 
     with Harness(tmp_path) as harness:
         uuid = harness.create(replica_num=3)
@@ -47,7 +48,7 @@ from muster.testing.clock import FakeClock, Outstanding, VirtualLoop
 from muster.testing.database import empty_database
 from muster.testing.executor import InlineExecutor
 from muster.testing.fake_engine import FakeEngine, FakeWorld
-from muster.testing.faults import Crash, CrashPoint, Life, MortalEngine, MortalRegistry, MortalStore
+from muster.testing.faults import Crash, CrashPoint, Life, MortalEngine, MortalRegistry, MortalStore, Trouble
 
 T = TypeVar("T")
 TOKEN = "mst_harness"  # noqa: S105  of a world in memory
@@ -93,6 +94,7 @@ class Harness:
         self.registry = registry.connect(f"memory://harness-{id(self)}")
         self._feed = StoreFeed(self._store, self.clock)
         self._life = Life(self._outstanding)
+        self.trouble = Trouble()
         self.crashes = 0
         self._supervisor: asyncio.Task[None] | None = None
         self._ceilings: dict[DeploymentId, int] = {}
@@ -301,14 +303,14 @@ class Harness:
         storage = MortalStore(self._store, life)
         plane = ControlPlane(
             store=storage,
-            engine=MortalEngine(FakeEngine(self.world), life),
+            engine=MortalEngine(FakeEngine(self.world), life, self.trouble),
             clock=self.clock,
             prober=_WorldProber(self.world),
             random_hex=lambda digits: f"{self._random.getrandbits(4 * digits):0{digits}x}",
             options=PlaneOptions(terms=TERMS, full_pass_seconds=30.0),
         )
         self._plane = plane
-        watcher = Watcher(StoreFeed(storage, self.clock), MortalRegistry(self.registry, life), self.clock)
+        watcher = Watcher(StoreFeed(storage, self.clock), MortalRegistry(self.registry, life, self.trouble), self.clock)
         async with asyncio.TaskGroup() as group:
             group.create_task(plane.run())
             group.create_task(watcher.run())
