@@ -51,22 +51,25 @@ class ReadinessReconciler:
         self._prober = prober
         self._failures: dict[ContainerId, int] = {}
         self._targets: dict[ContainerId, _Target | None] = {}  # None: being loaded
+        self._due: dict[ContainerId, float] = {}
 
     def forget(self, key: ContainerId) -> None:
         """Load the container anew for its next probe."""
         self._targets.pop(key, None)
 
     async def keys(self) -> Iterable[ContainerId]:
-        """Return running containers."""
+        """Return running containers of which no probe is due later: a pass must not outrun their intervals."""
         self._targets.clear()
         containers = await self._store.read(lambda tx: tx.containers.on_machines())
-        return [container.id for container in containers if _is_probed(container)]
+        now = self._clock.monotonic()
+        return [each.id for each in containers if _is_probed(each) and self._due.get(each.id, now) <= now]
 
     async def reconcile(self, key: ContainerId) -> datetime.datetime | None:
         """Probe one container; return when to probe it again."""
         target = await self._target(key)
         if target is None:
             self._failures.pop(key, None)
+            self._due.pop(key, None)
             return None
         if target.check is None:
             await self._write(key, target, is_ready=True)
@@ -81,6 +84,7 @@ class ReadinessReconciler:
         seconds = check.interval_seconds
         if not passed and not target.is_ready:
             seconds = min(seconds, EAGER_SECONDS * EAGER_GROWTH ** min(failures - 1, _MOST_GROWTHS))
+        self._due[key] = self._clock.monotonic() + seconds
         return self._clock.now() + datetime.timedelta(seconds=seconds)
 
     async def _target(self, key: ContainerId) -> _Target | None:

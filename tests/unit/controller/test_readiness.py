@@ -90,7 +90,7 @@ def test_what_is_remembered_is_loaded_anew_after(world: World, how: str) -> None
     if how == "a commit":
         world.readiness.forget(world.container.id)
     else:
-        assert world.container.id not in world.harness.do(world.readiness.keys())
+        world.harness.do(world.readiness.keys())
     assert world.seconds_to_next() is None
 
 
@@ -120,3 +120,12 @@ def test_what_never_becomes_ready_is_probed_ever_less_often(world: World) -> Non
     assert waits == sorted(waits)
     assert waits[0] < 0.2
     assert waits[-1] == HealthCheck().interval_seconds
+
+
+def test_a_full_pass_asks_for_no_probe_before_it_is_due(world: World) -> None:
+    key = world.container.id
+    assert key in world.harness.do(world.readiness.keys())
+    world.seconds_to_next()
+    assert key not in world.harness.do(world.readiness.keys())
+    world.harness.do(world.harness.clock.sleep(HealthCheck().interval_seconds + 0.1))
+    assert key in world.harness.do(world.readiness.keys())
