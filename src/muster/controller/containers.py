@@ -78,7 +78,9 @@ class ContainerReconciler:
                 raise
             await self._commit(fail(container, _reason(error), str(error), now), now)
             return None
-        return now if after != observed.phase else now + RECHECK
+        if decided.call is Call.REMOVE or after == observed.phase:  # nobody waits for a removal, and it may be slow
+            return now + RECHECK
+        return now
 
     async def _commit(self, decided: Step, now: datetime.datetime) -> Container:
         def work(tx: Transaction) -> Container:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from muster.controller.containers import ContainerReconciler
+from muster.controller.containers import RECHECK, ContainerReconciler
+from muster.model.run import Ref
+from muster.planner.lifecycle import Terms
 from muster.testing.fake_engine import FakeEngine
 from muster.testing.harness import TERMS, Harness, small_fleet
 
@@ -82,3 +84,23 @@ def test_what_is_kept_of_ended_containers_needs_no_look_until_it_is_due(harness:
     assert list(harness.do(reconciler.keys())) == []
     harness.advance(TERMS.keep_stopped_seconds + 40)
     assert harness.world.object_count == 0
+
+
+class SlowToRemove(FakeEngine):
+    """An engine whose removals take effect some time after they were asked for."""
+
+    async def remove(self, ref: Ref) -> None:
+        del ref
+
+
+def test_a_removal_that_takes_its_time_is_not_asked_for_again_without_a_pause(harness: Harness) -> None:
+    uuid = harness.create()
+    harness.settle()
+    harness.scale(uuid, 0)
+    harness.settle()
+    reconciler = ContainerReconciler(
+        harness._store, SlowToRemove(harness.world), harness.clock, Terms(keep_stopped_seconds=0)
+    )
+    again_at = harness.do(reconciler.reconcile(harness.containers(uuid)[0].id))
+    assert again_at is not None
+    assert again_at >= harness.clock.now() + RECHECK
