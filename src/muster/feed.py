@@ -18,6 +18,8 @@ from muster.store.port import Changes, Store, Transaction
 
 POLL_SECONDS = 1.0
 """How long a lost hint may delay a change."""
+BREATH_SECONDS = 0.02
+"""After a batch, so that a burst is told as few batches: each costs its reader a look at the whole deployment."""
 
 
 class StoreFeed:
@@ -55,6 +57,7 @@ class StoreFeed:
                 if changed:
                     cursor = Cursor(events[-1].id) if events else cursor
                     yield ChangeBatch(frozenset(changed), cursor)
+                    await self._clock.sleep(BREATH_SECONDS)
                 else:
                     await wait_for_event(reader.has_news, self._clock, POLL_SECONDS)
         finally:

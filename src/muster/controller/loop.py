@@ -46,7 +46,11 @@ class Reconciler(Protocol[Key]):
 
 
 class ReconcileLoop(Generic[Key]):
-    """Runs one reconciler until it is cancelled."""
+    """Runs one reconciler until it is cancelled.
+
+    ``rest_seconds``: how long a key is left alone after a look. The first wake-up after a quiet time is answered at
+    once, a burst of them together; it is for keys of which a look costs as much as what they hold.
+    """
 
     def __init__(
         self,
@@ -55,12 +59,14 @@ class ReconcileLoop(Generic[Key]):
         *,
         at_once: int = 16,
         full_pass_seconds: float = 30.0,
+        rest_seconds: float = 0.0,
     ) -> None:
         self._reconciler = reconciler
         self._clock = clock
         self._queue: KeyedQueue[Key] = KeyedQueue(clock)
         self._slots = asyncio.Semaphore(at_once)
         self._full_pass_seconds = full_pass_seconds
+        self._rest_seconds = rest_seconds
         self._failures: dict[Key, int] = {}
 
     def wake(self, key: Key) -> None:
@@ -88,8 +94,10 @@ class ReconcileLoop(Generic[Key]):
             if wake_at is not None:
                 self._queue.add_after(key, (wake_at - self._clock.now()).total_seconds())
         finally:
-            self._queue.done(key)
             self._slots.release()
+            if self._rest_seconds:
+                await self._clock.sleep(self._rest_seconds)
+            self._queue.done(key)
 
     def _backoff(self, key: Key, error: Exception) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1

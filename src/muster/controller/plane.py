@@ -28,6 +28,10 @@ from muster.planner.lifecycle import Terms
 from muster.scheduler.explain import Explanation
 from muster.store.port import Changes, Store
 
+DEPLOYMENT_REST_SECONDS = 0.05
+"""A look at a deployment reads all its containers, each of which wakes it several times on its way up: without a rest
+the work of n containers grows with n²."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +67,10 @@ class ControlPlane:
         self._clock = clock
         self._placing = PlacementReconciler(store, clock, random_hex)
         self._deployments = ReconcileLoop[DeploymentId](
-            DeploymentReconciler(store, clock, new_id), clock, full_pass_seconds=seconds
+            DeploymentReconciler(store, clock, new_id),
+            clock,
+            full_pass_seconds=seconds,
+            rest_seconds=DEPLOYMENT_REST_SECONDS,
         )
         self._placements = ReconcileLoop[str](self._placing, clock, full_pass_seconds=seconds)
         self._containers = ReconcileLoop[ContainerId](
