@@ -18,7 +18,7 @@ from muster.cli.difference import Difference, differences
 from muster.cli.estimate import Estimate, estimate
 from muster.cli.prompt import Yes, agreed
 from muster.cli.view import Column, Format, Output, note, print_json, print_table, say, yuan
-from muster.errors import ApiError, InvalidSpec, NotFound, SetupError
+from muster.errors import ApiError, InvalidSpec, SetupError
 
 if TYPE_CHECKING:
     from muster.cli.spec.deployment import Reading
@@ -44,7 +44,7 @@ def apply(
     yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Create a deployment from a file, or bring the one of that name up to it."""
+    """Create a deployment from a file, or scale it."""
     reading = _read(file)
     template = dict(reading.body["container_template"])
     template["image_uuid"] = _image_uuid(client, template["image_uuid"])
@@ -129,7 +129,7 @@ def _image_uuid(client: "Client", image: str) -> str:
         return image
     found = [each.uuid for each in (*client.private_images(), *client.base_images()) if each.name == image]
     if not found:
-        raise NotFound("image", image)
+        raise InvalidSpec("image", f"none is called {image!r} (see: muster images)")
     if len(set(found)) > 1:
         raise InvalidSpec("image", f"{image!r} may be {', '.join(found)}; give the uuid")
     return found[0]

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muster.cli.connection import connected
-from muster.cli.names import find_container, find_deployment
+from muster.cli.names import find_deployment, find_writer
 from muster.cli.view import Column, Format, Output, age, note, show, status_style
+from muster.model.container import Reason
 
 if TYPE_CHECKING:
-    from muster.client import Client, Container
+    from muster.client import Client, Container, Deployment
+
+_INTENDED = frozenset(reason.value for reason in Reason if reason.is_intended)
 
 
 def _reason(container: "Container") -> str:
@@ -35,37 +38,59 @@ COLUMNS: "tuple[Column[Container], ...]" = (
 def containers(
     client: "Client",
     deployment: Annotated[
-        str | None, typer.Argument(help="Only of this deployment (name or uuid).", metavar="[DEPLOYMENT]")
+        str | None, typer.Argument(help="Only of this deployment (name or uuid).", metavar="DEPLOYMENT")
     ] = None,
     is_all: Annotated[bool, typer.Option("--all", "-a", help="Finished ones too.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """List containers, oldest first; of one deployment also why some have no machine."""
+    """List containers, oldest first, and why some are missing."""
     if deployment is None:
         rows = [*client.containers(), *(client.containers(is_released=True) if is_all else ())]
         rows.reverse()  # the API lists newest first
         rows.sort(key=lambda row: row.created_at)
-        waiting: Counter[str] = Counter()
+        lacking = [each for each in client.deployments(status="running") if is_lacking(each)]
     else:
-        uuid = find_deployment(client, deployment).uuid
-        rows = client.containers_of(uuid)
-        waiting = Counter(each.explanation for each in client.deployment(uuid).unplaced)
+        found = find_deployment(client, deployment)
+        rows = client.containers_of(found.uuid)
+        lacking = [found] if is_lacking(found) else []
     shown = [row for row in rows if is_all or row.status != "shutdown"]
     hint = "no containers" if is_all else "no live containers (finished ones: -a)"
     show(shown, COLUMNS, output, empty=hint)
-    for explanation, count in waiting.items() if output is Format.TABLE else ():
-        note(f"{count} more {'wait' if count > 1 else 'waits'} for a machine: {explanation}")
+    for each in lacking if output is Format.TABLE else ():
+        _explain(client, each)
+
+
+def is_lacking(deployment: "Deployment") -> bool:
+    """Tell whether a deployment has fewer live containers than it wants at once."""
+    if deployment.type == "Job":
+        wanted = min(deployment.parallelism_num, deployment.replica_num - deployment.finished_num)
+    else:
+        wanted = deployment.replica_num
+    return deployment.status == "running" and deployment.starting_num + deployment.running_num < wanted
+
+
+def _explain(client: "Client", deployment: "Deployment") -> None:
+    """Say why containers of a deployment are missing: no machine fits, or they end."""
+    waiting = Counter(each.explanation for each in client.deployment(deployment.uuid).unplaced)
+    for explanation, count in waiting.items():
+        note(f"{deployment.name}: {count} more {'wait' if count > 1 else 'waits'} for a machine: {explanation}")
+    ended = [each for each in client.containers_of(deployment.uuid) if each.status == "shutdown"]
+    if ended and deployment.type == "ReplicaSet" and ended[-1].reason not in _INTENDED:
+        last = ended[-1]
+        note(f"{deployment.name}: the last one ended by itself ({_reason(last)}); its output: muster logs {last.uuid}")
 
 
 @connected
 def logs(
     client: "Client",
-    container: Annotated[str, typer.Argument(help="Uuid, its beginning or its last part.", metavar="CONTAINER")],
+    container: Annotated[
+        str, typer.Argument(help="Uuid, its beginning or last part; or a deployment.", metavar="CONTAINER")
+    ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the container has ended.")] = False,
     tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Only the last N lines.")] = None,
 ) -> None:
     """Print what a container wrote."""
-    uuid = find_container(client, container).uuid
+    uuid = find_writer(client, container).uuid
     for chunk in client.logs(uuid, tail=tail, follow=follow):
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()

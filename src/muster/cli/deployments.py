@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muster.cli.connection import connected
+from muster.cli.containers import is_lacking
 from muster.cli.names import find_container, find_deployment
 from muster.cli.prompt import Yes, agreed
-from muster.cli.view import Column, Format, Output, age, say, show, status_style, yuan
+from muster.cli.view import Column, Format, Output, age, note, say, show, status_style, yuan
 
 if TYPE_CHECKING:
     from muster.client import Client, Deployment
@@ -46,9 +47,13 @@ def ps(
     output: Output = Format.TABLE,
 ) -> None:
     """List deployments."""
-    rows = client.deployments(status=None if is_all else "running")
+    rows = list(client.deployments(status=None if is_all else "running"))
     hint = "no deployments" if is_all else "no running deployments (stopped ones: -a)"
     show(rows, COLUMNS, output, empty=hint)
+    for each in rows if output is Format.TABLE else ():
+        if is_lacking(each):
+            live = each.starting_num + each.running_num
+            note(f"{each.name}: {live} of {each.replica_num} live; why: muster containers {each.uuid}")
 
 
 @connected
@@ -66,7 +71,7 @@ def scale(
 @connected
 def stop(
     client: "Client",
-    name: Annotated[str | None, typer.Argument(help="Deployment to stop for good.", metavar="[NAME]")] = None,
+    name: Annotated[str | None, typer.Argument(help="Deployment to stop for good.", metavar="NAME")] = None,
     container: Annotated[
         str | None, typer.Option("--container", help="Stop this container only; another takes its place.")
     ] = None,

@@ -45,13 +45,16 @@ COLUMNS: "tuple[Column[Event], ...]" = (
 def events(
     client: "Client",
     deployment: Annotated[
-        str | None, typer.Argument(help="Only of this deployment (name or uuid).", metavar="[DEPLOYMENT]")
+        str | None, typer.Argument(help="Only of this deployment (name or uuid).", metavar="DEPLOYMENT")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each new event.")] = False,
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="How many past events to begin with.")] = 100,
     output: Output = Format.TABLE,
 ) -> None:
-    """List events of containers, oldest first; with -f and -o json one JSON object a line."""
+    """List events of containers, oldest first.
+
+    With -f and -o json each line is one JSON object.
+    """
     uuid = find_deployment(client, deployment).uuid if deployment else None
     past: deque[Event] = deque(maxlen=tail)
     cursor = 0

@@ -53,7 +53,10 @@ def server(
 
 
 def down(home: Home = None, config_file: Config = None) -> None:
-    """End server and containers of this host; the next `up` starts what is still wanted."""
+    """End server and containers of this host.
+
+    The next `up` starts what is still wanted.
+    """
     _run("down", _settings(config_file, home=home))
 
 

@@ -36,7 +36,7 @@ IMAGES: "tuple[Column[Image], ...]" = (
 
 @connected
 def machines(client: "Client", output: Output = Format.TABLE) -> None:
-    """List the machines on offer and how many of their GPUs are idle."""
+    """List the machines on offer, and their idle GPUs."""
     show(client.machines(), MACHINES, output, empty="no machines are offered")
 
 

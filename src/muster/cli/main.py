@@ -17,7 +17,7 @@ import typer
 from muster import __version__
 from muster.cli import accounts, apply, containers, deployments, events, host, machines
 from muster.cli.view import note, say
-from muster.errors import MusterError
+from muster.errors import ApiError, MusterError
 
 app = typer.Typer(
     name="muster",
@@ -83,7 +83,8 @@ def run(args: Sequence[str]) -> int:
     except MusterError as error:
         if is_debugging:
             raise
-        for line in str(error).splitlines() or [type(error).__name__]:
+        said = error.msg if isinstance(error, ApiError) else str(error)
+        for line in said.splitlines() or [type(error).__name__]:
             note(f"error: {line}")
         code = 1
     except Exception as error:

@@ -33,6 +33,19 @@ def find_container(client: "Client", name: str) -> "Container":
     return _only(matches, "container", name)
 
 
+def find_writer(client: "Client", name: str) -> "Container":
+    """Return the container whose output is meant; a deployment stands for its only live one, or else its latest."""
+    try:
+        return find_container(client, name)
+    except NotFound:
+        named = [each for each in client.deployments(name=name) if each.name == name]
+        deployments = [each for each in named if each.status == "running"] or named
+        if not deployments:
+            raise
+    containers = client.containers_of(_only(deployments, "deployment", name).uuid)
+    return _only([each for each in containers if each.status != "shutdown"] or containers[-1:], "container", name)
+
+
 def _with_prefix(things: Iterable[Thing], name: str) -> list[Thing]:
     matches = [each for each in things if name and each.uuid.startswith(name)]
     return [each for each in matches if each.uuid == name] or matches

@@ -126,10 +126,10 @@ def test_applying_any_other_change_is_refused_naming_line_and_field(tmp_path: Pa
 
 def test_what_only_the_server_can_judge_is_refused_in_one_line(tmp_path: Path, said: Said) -> None:
     assert run(["apply", "-y", "-f", write(tmp_path, FILE.replace("image: local", "image: absent"))]) == 1
-    assert said.take()[1] == ["error: no image 'absent'"]
+    assert said.take()[1] == ["error: image: none is called 'absent' (see: muster images)"]
     assert run(["apply", "-y", "-f", write(tmp_path, FILE.replace("image: local", "image: image-0000000000"))]) == 1
     (line,) = said.take()[1]
-    assert line == "error: BadRequest: no image 'image-0000000000'"
+    assert line == "error: no image 'image-0000000000'"
 
 
 def test_a_field_that_the_server_refuses_is_told_with_its_line(tmp_path: Path, said: Said) -> None:
@@ -231,10 +231,25 @@ def test_containers_that_wait_for_a_machine_are_told_to_the_person_with_the_reas
     assert output == ""
     assert told_to_person == [
         "no live containers (finished ones: -a)",
-        "2 more wait for a machine: not looked at yet",
+        "digits: 2 more wait for a machine: not looked at yet",
     ]
+    assert run(["containers"]) == 0
+    assert "digits: 2 more wait for a machine: not looked at yet" in said.take()[1]
+    assert run(["ps"]) == 0
+    assert said.take()[1] == [f"digits: 0 of 2 live; why: muster containers {uuid}"]
     assert told("containers", "digits") == []
     assert said.take()[1] == []
+
+
+def test_a_deployment_whose_containers_end_at_once_says_so_where_one_looks(
+    tmp_path: Path, server: Served, said: Said
+) -> None:
+    uuid = apply(tmp_path, FILE)["deployment_uuid"]
+    dead = server.place(uuid, suffix="dead000000", exit_code=127)
+    assert run(["containers", "digits"]) == 0
+    assert said.take()[1][-1] == (f"digits: the last one ended by itself (exit 127); its output: muster logs {dead}")
+    assert run(["logs", "digits"]) == 0
+    assert said.take()[0].startswith("line 0")
 
 
 def test_logs_take_the_last_part_of_a_uuid_and_pass_bytes_on(tmp_path: Path, server: Served, said: Said) -> None:
@@ -243,6 +258,8 @@ def test_logs_take_the_last_part_of_a_uuid_and_pass_bytes_on(tmp_path: Path, ser
     for name in (container, container[:14], "abcdef0000"):
         assert run(["logs", name]) == 0
         assert said.take()[0] == "line 0\nline 1\nline 2\n"
+    assert run(["logs", "digits"]) == 0
+    assert said.take()[0] == "line 0\nline 1\nline 2\n"
     assert run(["logs", "abcdef0000", "-f", "--tail", "1"]) == 0
     assert said.take()[0] == "line 0\nthe end\n"
 

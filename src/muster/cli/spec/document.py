@@ -12,6 +12,8 @@ import yaml
 
 _NULL = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
+_MOST_NAMES = 17
+"""Told at once where a field is unknown: all the short ones of a deployment, which come before AutoDL's own."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -109,9 +111,9 @@ class Document:
         names = list(known)
         key = value.key.lower()
         close = [name for name in names if name.startswith(key)] or difflib.get_close_matches(key, names, 1, 0.55)
+        known_ones = ", ".join(names[:_MOST_NAMES]) + (", ... (all: docs/cli.md)" if len(names) > _MOST_NAMES else "")
         self.wrong(
-            value,
-            f"unknown field; did you mean {close[0]!r}?" if close else f"unknown field; known: {', '.join(names)}",
+            value, f"unknown field; did you mean {close[0]!r}?" if close else f"unknown field; known: {known_ones}"
         )
 
 
@@ -126,7 +128,10 @@ def parse(source: str) -> Document:
         return Document(problems=[Problem(1, "", f"is not YAML: {str(error).splitlines()[0]}")])
     if node is None:
         return Document(problems=[Problem(1, "", "is empty; give at least name, image and cmd")])
-    return Document(root=Value("", _line(node), node))
+    root = Value("", _line(node), node)
+    if not root.is_mapping:
+        return Document(problems=[Problem(root.line, "", f"is {root.kind}; write fields, like 'name: digits'")])
+    return Document(root=root)
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:

@@ -281,8 +281,8 @@ def test_anchors_and_merge_keys_work_and_own_fields_win() -> None:
     [
         ("", "f.yml:1: is empty; give at least name, image and cmd"),
         ("# nothing\n", "f.yml:1: is empty; give at least name, image and cmd"),
-        ("- a", "f.yml:1: is a list; write its fields below it, indented"),
-        ("hello", "f.yml:1: is a single value; write its fields below it, indented"),
+        ("- a", "f.yml:1: is a list; write fields, like 'name: digits'"),
+        ("hello", "f.yml:1: is a single value; write fields, like 'name: digits'"),
         ("a: [1\nb: 2", "f.yml:2: is not YAML"),
         ("a: \x00", "f.yml:1: is not YAML"),
         ("[" * 600, "f.yml:1: is not YAML"),
