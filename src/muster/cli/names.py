@@ -43,6 +43,8 @@ def find_writer(client: "Client", name: str) -> "Container":
         if not deployments:
             raise
     containers = client.containers_of(_only(deployments, "deployment", name).uuid)
+    if not containers:
+        raise InvalidSpec(name, f"this deployment has no container yet; why: muster containers {name!r}")
     return _only([each for each in containers if each.status != "shutdown"] or containers[-1:], "container", name)
 
 

@@ -237,6 +237,8 @@ def test_containers_that_wait_for_a_machine_are_told_to_the_person_with_the_reas
     assert "digits: 2 more wait for a machine: not looked at yet" in said.take()[1]
     assert run(["ps"]) == 0
     assert said.take()[1] == [f"digits: 0 of 2 live; why: muster containers {uuid}"]
+    assert run(["logs", "digits"]) == 1
+    assert said.take()[1] == ["error: digits: this deployment has no container yet; why: muster containers 'digits'"]
     assert told("containers", "digits") == []
     assert said.take()[1] == []
 
