@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -19,6 +18,7 @@ from muster.client import Client
 from muster.home import PROFILE, read_profile
 from muster.processes.locks import holder_of
 from muster.processes.server import LOCK
+from muster.testing.belonging import processes_of
 
 FLEET = "2x4xRTX 4090@lab-a,1x2xRTX 3090@lab-b"
 START_SECONDS = 60.0
@@ -70,7 +70,7 @@ class Sandbox:
     def leftovers(self) -> list[str]:
         """Return the processes that still have to do with this home, and the ports of it that still answer."""
         found = [f"port {port}" for port in sorted(self._ports) if _is_open(port)]
-        found += [f"process {process.pid}" for process in psutil.process_iter() if self._is_ours(process)]
+        found += [f"process {process.pid}" for process in processes_of(self.home)]
         return found
 
     def _start(self, *words: str) -> "subprocess.Popen[bytes]":
@@ -88,18 +88,10 @@ class Sandbox:
 
     def _remember_ports(self) -> None:
         """Note every port that this home listens on now, to ask for them when all is over."""
-        for process in psutil.process_iter():
-            if self._is_ours(process):
-                with contextlib.suppress(psutil.Error):
-                    connections = process.net_connections(kind="tcp")
-                    self._ports |= {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            words = [*process.cmdline(), process.cwd(), *process.environ().values()]
-        except psutil.Error:
-            return False
-        return process.pid != os.getpid() and any(str(self.home) in word for word in words)
+        for process in processes_of(self.home):
+            with contextlib.suppress(psutil.Error):
+                connections = process.net_connections(kind="tcp")
+                self._ports |= {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
 
     async def _end(self) -> None:
         self._remember_ports()

@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+
+from muster.testing.belonging import processes_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,15 +23,7 @@ def start(folder: Path) -> "subprocess.Popen[str]":
 
 def mentions(folder: Path) -> list[str]:
     """Return the processes that have to do with a folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = [*process.cmdline(), process.cwd(), *process.environ().values()]
-        except psutil.Error:
-            continue
-        if process.pid != os.getpid() and any(str(folder) in word for word in words):
-            found.append(" ".join(process.cmdline()))
-    return found
+    return [str(process) for process in processes_of(folder)]
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ from muster.processes.locks import holder_of
 from muster.processes.server import CONTAINERS
 from muster.processes.server import LOCK as SERVER_LOCK
 from muster.processes.up import LOCK as UP_LOCK
+from muster.testing.belonging import belongs, processes_of
 
 T = TypeVar("T")
 
@@ -238,15 +239,11 @@ class World:
 
     def is_ours(self, process: psutil.Process) -> bool:
         """Whether a process mentions this home, or the user's folder in it."""
-        try:
-            words = [*process.cmdline(), process.cwd(), *process.environ().values()]
-        except psutil.Error:
-            return False
-        return process.pid != os.getpid() and any(str(self.home.parent) in word for word in words)
+        return belongs(process, self.home.parent)
 
     def processes(self) -> list[psutil.Process]:
         """Return every living process of this home."""
-        return [each for each in psutil.process_iter() if self.is_ours(each)]
+        return processes_of(self.home.parent)
 
     def commands(self) -> dict[str, list[psutil.Process]]:
         """Return the processes of each container, by its uuid: what the kernel knows, not what Muster believes."""
