@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     drain_seconds: Seconds = Field(default=2.0, description="a number of seconds from 0 to 2592000")
     keep_stopped_seconds: Seconds = Field(default=3600.0, description="a number of seconds from 0 to 2592000")
     full_pass_seconds: float = Field(
-        default=10.0, gt=0, le=3600, description="a number of seconds above 0, at most 3600"
+        default=30.0, gt=0, le=3600, description="a number of seconds above 0, at most 3600"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error"

@@ -18,8 +18,9 @@ from muster.store.port import Changes, Store, Transaction
 
 POLL_SECONDS = 1.0
 """How long a lost hint may delay a change."""
-BREATH_SECONDS = 0.02
-"""After a batch, so that a burst is told as few batches: each costs its reader a look at the whole deployment."""
+BREATHS = 4
+"""The rest after a batch, in times of what its reader took: each change of a burst would cost it a look at the whole
+deployment, so the work of n containers would grow with n²."""
 
 
 class StoreFeed:
@@ -56,8 +57,9 @@ class StoreFeed:
                 changed = hinted | {event.deployment_id for event in events}
                 if changed:
                     cursor = Cursor(events[-1].id) if events else cursor
+                    told_at = self._clock.monotonic()
                     yield ChangeBatch(frozenset(changed), cursor)
-                    await self._clock.sleep(BREATH_SECONDS)
+                    await self._clock.sleep(BREATHS * (self._clock.monotonic() - told_at))
                 else:
                     await wait_for_event(reader.has_news, self._clock, POLL_SECONDS)
         finally:

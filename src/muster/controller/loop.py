@@ -48,8 +48,9 @@ class Reconciler(Protocol[Key]):
 class ReconcileLoop(Generic[Key]):
     """Runs one reconciler until it is cancelled.
 
-    ``rest_seconds``: how long a key is left alone after a look. The first wake-up after a quiet time is answered at
-    once, a burst of them together; it is for keys of which a look costs as much as what they hold.
+    ``busy_share``: the largest part of the time that looks at one key may take; after each the key rests accordingly,
+    so the first wake-up after a quiet time is answered at once and a burst of them together. It is for keys of which
+    a look costs as much as what they hold.
     """
 
     def __init__(
@@ -59,14 +60,14 @@ class ReconcileLoop(Generic[Key]):
         *,
         at_once: int = 16,
         full_pass_seconds: float = 30.0,
-        rest_seconds: float = 0.0,
+        busy_share: float = 1.0,
     ) -> None:
         self._reconciler = reconciler
         self._clock = clock
         self._queue: KeyedQueue[Key] = KeyedQueue(clock)
         self._slots = asyncio.Semaphore(at_once)
         self._full_pass_seconds = full_pass_seconds
-        self._rest_seconds = rest_seconds
+        self._rest_per_second = 1 / busy_share - 1
         self._failures: dict[Key, int] = {}
 
     def wake(self, key: Key) -> None:
@@ -83,6 +84,7 @@ class ReconcileLoop(Generic[Key]):
                 group.create_task(self._process(key), name=f"{self._reconciler.name} {key}")
 
     async def _process(self, key: Key) -> None:
+        begun = self._clock.monotonic()
         try:
             wake_at = await self._reconciler.reconcile(key)
         except StaleWrite:
@@ -95,9 +97,12 @@ class ReconcileLoop(Generic[Key]):
                 self._queue.add_after(key, (wake_at - self._clock.now()).total_seconds())
         finally:
             self._slots.release()
-            if self._rest_seconds:
-                await self._clock.sleep(self._rest_seconds)
+            await self._rest(self._clock.monotonic() - begun)
             self._queue.done(key)
+
+    async def _rest(self, took_seconds: float) -> None:
+        if rest_seconds := took_seconds * self._rest_per_second:
+            await self._clock.sleep(rest_seconds)
 
     def _backoff(self, key: Key, error: Exception) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1

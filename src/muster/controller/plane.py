@@ -28,9 +28,9 @@ from muster.planner.lifecycle import Terms
 from muster.scheduler.explain import Explanation
 from muster.store.port import Changes, Store
 
-DEPLOYMENT_REST_SECONDS = 0.05
-"""A look at a deployment reads all its containers, each of which wakes it several times on its way up: without a rest
-the work of n containers grows with n²."""
+DEPLOYMENT_BUSY_SHARE = 0.2
+"""A look at a deployment reads all its containers, each of which wakes it several times on its way up: without a bound
+the work of n containers grows with n². A fifth leaves a thousand containers a look every half second."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class ControlPlane:
             DeploymentReconciler(store, clock, new_id),
             clock,
             full_pass_seconds=seconds,
-            rest_seconds=DEPLOYMENT_REST_SECONDS,
+            busy_share=DEPLOYMENT_BUSY_SHARE,
         )
         self._placements = ReconcileLoop[str](self._placing, clock, full_pass_seconds=seconds)
         self._containers = ReconcileLoop[ContainerId](

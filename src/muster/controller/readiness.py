@@ -13,6 +13,7 @@ by an old row for as long as a lost wake-up may go unnoticed; what it leads to i
 """
 
 import datetime
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -73,6 +74,7 @@ class ReadinessReconciler:
             return None
         if target.check is None:
             await self._write(key, target, is_ready=True)
+            self._due[key] = math.inf
             return None
         check = target.check
         passed = target.address is not None and await self._prober.probe(target.address, check)

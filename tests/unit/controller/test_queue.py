@@ -170,7 +170,7 @@ def test_keys_run_side_by_side_up_to_the_bound_and_one_key_never_twice_at_once()
 def test_a_key_rests_after_a_look_and_a_burst_is_answered_together() -> None:
     async def scenario(clock: FakeClock) -> None:
         recorder = Recorder(clock)
-        loop = ReconcileLoop(recorder, clock, full_pass_seconds=1000, rest_seconds=0.5)
+        loop = ReconcileLoop(recorder, clock, full_pass_seconds=1000, busy_share=0.02)
         running = asyncio.create_task(loop.run())
         await clock.sleep(10)
         for _ in range(20):
@@ -179,6 +179,6 @@ def test_a_key_rests_after_a_look_and_a_burst_is_answered_together() -> None:
         await clock.sleep(10)
         running.cancel()
         await asyncio.wait((running,))
-        assert [when for _, when in recorder.asked] == [0, 10, 10.51]
+        assert [when for _, when in recorder.asked] == [0, 10, 10.5]
 
     in_virtual_time(scenario)
