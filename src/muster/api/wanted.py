@@ -15,8 +15,8 @@ from muster.model.account import Account
 from muster.model.container import Container, Reason, StopRequest
 from muster.model.deployment import Deployment, DeploymentSpec, DeploymentStatus, DeploymentType
 from muster.model.ids import ContainerUuid, DeploymentId
-from muster.planner.lifecycle import begin_stop
 from muster.store.port import Store, Transaction
+from muster.store.stop import ask_to_stop
 
 T = TypeVar("T")
 
@@ -91,13 +91,7 @@ def stop_container(
 ) -> None:
     """Ask a container to stop; a second request changes nothing, also not the number of replicas."""
     request = StopRequest(Reason.STOPPED_BY_USER, now, no_cache=no_cache, cmd_before_shutdown=cmd_before_shutdown)
-    stopping, events = begin_stop(container, request)
-    if stopping == container:
-        return
-    tx.containers.update(stopping)
-    for event in events:
-        tx.events.append(event)
-    if decrease_one_replica_num:
+    if ask_to_stop(tx, container, request) and decrease_one_replica_num:
         _decrease(tx, container, now)
 
 

@@ -18,10 +18,10 @@ from muster.model.container import Container, StopRequest
 from muster.model.deployment import Deployment, DeploymentType
 from muster.model.ids import ContainerId, DeploymentId
 from muster.planner.backoff import history_needed
-from muster.planner.lifecycle import begin_stop
 from muster.planner.plan import Plan
 from muster.planner.replica_set import plan_replica_set
 from muster.store.port import Store, Transaction
+from muster.store.stop import ask_to_stop
 
 
 class Planner(Protocol):
@@ -83,8 +83,5 @@ class DeploymentReconciler:
         for stop in plan.stop:
             container = tx.containers.get(stop.container_id)
             assert container is not None
-            stopping, events = begin_stop(container, StopRequest(stop.reason, now))
-            tx.containers.update(stopping)
-            for event in events:
-                tx.events.append(event)
+            ask_to_stop(tx, container, StopRequest(stop.reason, now))
         return plan

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     SCALED_IN = "scaled_in"
     REPLACED = "replaced"
     DEPLOYMENT_STOPPED = "deployment_stopped"
+    HOST_STOPPED = "host_stopped"
 
     @property
     def is_intended(self) -> bool:
@@ -67,7 +68,9 @@ class Reason(StrEnum):
         return self in _INTENDED
 
 
-_INTENDED = frozenset({Reason.STOPPED_BY_USER, Reason.SCALED_IN, Reason.REPLACED, Reason.DEPLOYMENT_STOPPED})
+_INTENDED = frozenset(
+    {Reason.STOPPED_BY_USER, Reason.SCALED_IN, Reason.REPLACED, Reason.DEPLOYMENT_STOPPED, Reason.HOST_STOPPED}
+)
 
 
 @dataclass(frozen=True, slots=True)

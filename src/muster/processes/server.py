@@ -42,6 +42,7 @@ from muster.store.port import Store, Transaction
 EXIT_SETUP = 3
 LOCK = "server.lock"
 CONTAINERS = "containers"
+DATABASE = "muster.db"
 
 LOCAL_FALLBACK = "no container engine found: using the local one, which runs commands as plain processes of this host"
 """What ``engine = auto`` means until there is another engine."""
@@ -67,7 +68,7 @@ async def serve(settings: Settings) -> None:
         lock = stack.enter_context(HomeLock(settings.home / LOCK, "server"))
         listener = stack.enter_context(listening(settings.host, settings.port))
         url = f"http://{settings.reachable_host}:{listener.getsockname()[1]}"
-        storage = store.connect(f"sqlite:///{settings.home / 'muster.db'}")
+        storage = store.connect(f"sqlite:///{settings.home / DATABASE}")
         stack.push_async_callback(storage.aclose)
         runner = connect_engine(settings)
         stack.push_async_callback(runner.aclose)
