@@ -72,7 +72,7 @@ def test_the_detail_holds_a_spec_that_a_check_gives_back(client: Client, world: 
 
 
 def test_lists_are_read_to_their_last_page(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muster.client._PAGE_SIZE", 2)
+    monkeypatch.setattr("muster.client.client._PAGE_SIZE", 2)
     uuids = [client.create_deployment(body(name=f"d{number}")) for number in range(5)]
     assert [each.uuid for each in client.deployments()] == uuids[::-1]
 
