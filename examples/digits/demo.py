@@ -300,6 +300,8 @@ async def main() -> bool:
         show.step("clean up")
     left = platform.leftovers()
     show.step(f"left behind: {left or 'nothing'}")
+    if is_kept:
+        show.step("next: a platform of your own, see “By hand” in README.md")
     return is_kept and not left
 
 

@@ -158,11 +158,16 @@ def _draw(body: Mapping[str, Any], image: str, expected: Estimate, output: Forma
 
 
 def _summary(expected: Estimate) -> str:
+    strangers = "".join(
+        f"; no machine has {model}" + (f", did you mean {close}?" if close else "")
+        for model, close in expected.strangers
+    )
     if expected.lowest_milliyuan is None or expected.highest_milliyuan is None:
-        return "no machine on offer qualifies: it will wait until one does (see: muster machines)"
+        return f"no machine on offer qualifies: it will wait until one does (see: muster machines){strangers}"
     prices = sorted({yuan(expected.lowest_milliyuan), yuan(expected.highest_milliyuan)}, key=float)
-    fitting = f"{expected.fitting} of {expected.wanted} containers fit now, on {expected.machine_num} machines"
-    return f"{' to '.join(prices)} yuan per hour in all; {fitting}"
+    qualifying = "1 machine qualifies" if expected.machine_num == 1 else f"{expected.machine_num} machines qualify"
+    fitting = f"{expected.fitting} of {expected.wanted} containers fit now; {qualifying}"
+    return f"{' to '.join(prices)} yuan per hour in all; {fitting}{strangers}"
 
 
 def _rows(body: Mapping[str, Any], image: str) -> list[Row]:

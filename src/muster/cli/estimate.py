@@ -4,6 +4,7 @@ An estimate for a person who is about to say yes. The server decides, with rules
 one machine a container, whole GPUs, and CPU, memory, CUDA and price as filters on what the machine would give.
 """
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ class Estimate:
     """``fitting`` containers fit now, on idle GPUs of ``machine_num`` machines that qualify.
 
     Prices are 1/1000 yuan per hour for all containers wanted, on the cheapest and on the dearest of those machines;
-    ``None`` when no machine qualifies at all.
+    ``None`` when no machine qualifies at all. ``strangers`` are the models asked for that no machine has, each with
+    the offered one that it may be a slip of the pen for, or an empty text.
     """
 
     wanted: int
@@ -27,10 +29,13 @@ class Estimate:
     machine_num: int
     lowest_milliyuan: int | None
     highest_milliyuan: int | None
+    strangers: tuple[tuple[str, str], ...] = ()
 
 
 def estimate(body: Mapping[str, Any], machines: "Iterable[Machine]") -> Estimate:
     """Estimate a create body."""
+    machines = list(machines)
+    offered = sorted({machine.gpu_name for machine in machines})
     template = body["container_template"]
     gpu_num = int(template.get("gpu_num", 1))
     at_once = body.get("parallelism_num") if body["deployment_type"] == "Job" else body.get("replica_num")
@@ -43,6 +48,11 @@ def estimate(body: Mapping[str, Any], machines: "Iterable[Machine]") -> Estimate
         machine_num=len(qualified),
         lowest_milliyuan=min(prices, default=None),
         highest_milliyuan=max(prices, default=None),
+        strangers=tuple(
+            (model, next(iter(difflib.get_close_matches(model, offered, n=1)), ""))
+            for model in template.get("gpu_name_set") or ()
+            if model not in offered
+        ),
     )
 
 

@@ -82,7 +82,7 @@ def test_apply_creates_what_a_file_says_and_shows_the_plan(tmp_path: Path, said:
     assert problems == []
     assert "container_template.gpu_name_set" in text
     assert "local = base-image-10ca10ca10ca" in text
-    assert "3.96 yuan per hour in all; 2 of 2 containers fit now, on 1 machines" in text
+    assert "3.96 yuan per hour in all; 2 of 2 containers fit now; 1 machine qualifies" in text
     assert "sesame" not in text
     (row,) = told("ps")
     assert (row["name"], row["replica_num"], row["gpu_names"]) == ("digits", 2, ["RTX 4090"])

@@ -73,3 +73,9 @@ def test_a_job_costs_what_runs_at_once_and_a_container_is_one() -> None:
     job = {**body(6, "Job"), "parallelism_num": 2}
     assert estimate(job, FLEET).wanted == 2
     assert estimate(body(6, "Container"), FLEET).wanted == 1
+
+
+def test_a_model_that_no_machine_has_is_named_with_the_one_that_may_be_meant() -> None:
+    asked = body(gpu_name_set=["RTX 4009", "Z", "RTX 4090"])
+    assert estimate(asked, [machine("m")]).strangers == (("RTX 4009", "RTX 4090"), ("Z", ""))
+    assert estimate(body(), [machine("m")]).strangers == ()
