@@ -66,7 +66,7 @@ def test_only_machines_that_qualify_count(template: dict[str, Any], machine_num:
 
 
 def test_where_no_machine_qualifies_there_is_no_price() -> None:
-    assert estimate(body(gpu_name_set=["H200"]), FLEET) == Estimate(3, 0, 0, None, None)
+    assert estimate(body(gpu_name_set=["H200"]), FLEET) == Estimate(3, 0, 0, None, None, (("H200", ""),))
 
 
 def test_a_job_costs_what_runs_at_once_and_a_container_is_one() -> None:
