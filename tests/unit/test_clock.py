@@ -73,3 +73,18 @@ def test_waiting_for_an_event_or_a_time_ends_with_the_first() -> None:
     loop.run_until_complete(scenario())
     assert not asyncio.all_tasks(loop)
     loop.close()
+
+
+def test_waiting_for_a_moment_always_reaches_it_however_near_it_is() -> None:
+    loop = VirtualLoop()
+    clock = FakeClock(loop)
+
+    async def scenario() -> None:
+        await clock.sleep(600)
+        due = clock.monotonic() + 1e-10
+        for _ in range(3):
+            await clock.sleep(due - clock.monotonic())
+        assert clock.monotonic() >= due
+
+    loop.run_until_complete(scenario())
+    loop.close()

@@ -16,6 +16,9 @@ from collections.abc import Iterator
 
 EPOCH = datetime.datetime(2026, 3, 2, 9, 0, tzinfo=datetime.UTC)
 _REAL_PATIENCE_SECONDS = 0.01
+_SHORTEST_SECONDS = 1e-6
+"""A loop fires timers a nanosecond early. Time that only moves by waiting would then never reach a moment that is
+nearer than that, and whoever waits for it would spin."""
 
 
 class Deadlock(AssertionError):
@@ -89,5 +92,5 @@ class FakeClock:
         return self._loop.time()
 
     async def sleep(self, seconds: float) -> None:
-        """Return after virtual seconds."""
-        await asyncio.sleep(max(0.0, seconds))
+        """Return after virtual seconds, at least a microsecond if any."""
+        await asyncio.sleep(max(_SHORTEST_SECONDS, seconds) if seconds > 0 else 0)
