@@ -30,8 +30,8 @@ from pydantic import SecretStr
 
 from muster.config import Settings
 from muster.engine.local import LocalEngine
-from muster.model.image import LOCAL_IMAGE
 from muster.processes.server import CONTAINERS
+from muster.testing.bodies import create_body
 
 TOKEN = "mst_benchmark"
 FLEET = "1x64xRTX 4090@bench"
@@ -208,27 +208,8 @@ async def call(client: httpx.AsyncClient, method: str, path: str, body: dict[str
 
 async def create(client: httpx.AsyncClient, name: str, replica_num: int, cmd: str = "sleep infinity") -> str:
     """Create a ReplicaSet that is ready as soon as it runs and is stopped without a drain; return its uuid."""
-    body = {
-        "name": name,
-        "deployment_type": "ReplicaSet",
-        "replica_num": replica_num,
-        "container_template": {
-            "dc_list": [],
-            "gpu_name_set": ["RTX 4090"],
-            "gpu_num": 1,
-            "cuda_v_from": 118,
-            "cuda_v_to": 128,
-            "cpu_num_from": 1,
-            "cpu_num_to": 64,
-            "memory_size_from": 1,
-            "memory_size_to": 256,
-            "price_from": 10,
-            "price_to": 9000,
-            "image_uuid": LOCAL_IMAGE,
-            "cmd": cmd,
-        },
-        "service": {"health_check": None, "drain_seconds": 0},
-    }
+    service = {"health_check": None, "drain_seconds": 0}
+    body = create_body(name, replica_num=replica_num, cmd=cmd, service=service)
     return str((await call(client, "POST", "", body))["deployment_uuid"])
 
 

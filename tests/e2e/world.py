@@ -29,12 +29,12 @@ from muster.client import Client, Container, Event
 from muster.errors import ApiUnavailable
 from muster.home import PROFILE, Profile, read_profile
 from muster.model.container import ContainerStatus
-from muster.model.image import LOCAL_IMAGE
 from muster.processes.locks import holder_of
 from muster.processes.server import CONTAINERS
 from muster.processes.server import LOCK as SERVER_LOCK
 from muster.processes.up import LOCK as UP_LOCK
 from muster.testing.belonging import belongs, processes_of
+from muster.testing.bodies import create_body
 
 T = TypeVar("T")
 
@@ -325,26 +325,8 @@ class Result:
 def body(name: str, replicas: int, cmd: str, *, is_service: bool = False) -> dict[str, Any]:
     """Return a create body; what is no service is ready as soon as it runs."""
     check = {"path": "/healthz", "interval_seconds": 0.5} if is_service else None
-    return {
-        "name": name,
-        "deployment_type": "ReplicaSet",
-        "replica_num": replicas,
-        "service": {"health_check": check},
-        "container_template": {
-            "gpu_name_set": ["RTX 4090"],
-            "gpu_num": 1,
-            "cuda_v_from": 118,
-            "cuda_v_to": 128,
-            "cpu_num_from": 1,
-            "cpu_num_to": 64,
-            "memory_size_from": 1,
-            "memory_size_to": 256,
-            "price_from": 10,
-            "price_to": 9000,
-            "image_uuid": LOCAL_IMAGE,
-            "cmd": cmd,
-        },
-    }
+    template = {"gpu_name_set": ["RTX 4090"]}
+    return create_body(name, replica_num=replicas, cmd=cmd, template=template, service={"health_check": check})
 
 
 def assert_legal(events: Sequence[Event]) -> None:

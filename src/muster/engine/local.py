@@ -25,11 +25,11 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from muster.engine import local_folder, shim
+from muster.engine.inbox import Inbox
 from muster.engine.local_folder import Folder, Seen
 from muster.engine.local_logs import Output
 from muster.engine.local_ports import Ports
@@ -48,30 +48,6 @@ _BASICS = ("PATH", "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LOGNAME", 
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _START_SECONDS = 10.0
 _LOG_POLL_SECONDS = 0.1
-
-
-@dataclass(slots=True, eq=False)
-class _Inbox:
-    """Hints for one watcher, each id once."""
-
-    ids: dict[ContainerId, None] = field(default_factory=dict)
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
-    is_closed: bool = False
-
-    def put(self, container_id: ContainerId) -> None:
-        self.ids[container_id] = None
-        self.woken.set()
-
-    def take(self) -> list[ContainerId]:
-        ids = list(self.ids)
-        self.ids.clear()
-        if not self.is_closed:
-            self.woken.clear()
-        return ids
-
-    def close(self) -> None:
-        self.is_closed = True
-        self.woken.set()
 
 
 class LocalEngine:
@@ -102,7 +78,7 @@ class LocalEngine:
         self._basics = {name: environ[name] for name in _BASICS if name in environ}
         self._ports = Ports(self._root)
         self._is_cleaned = False
-        self._inboxes: set[_Inbox] = set()
+        self._inboxes: set[Inbox] = set()
         self._pidfds: dict[ContainerId, tuple[Identity, int]] = {}
         self._is_closed = False
 
@@ -139,7 +115,7 @@ class LocalEngine:
 
     def watch(self) -> AsyncIterator[ContainerId]:
         """Yield ids of what changed, from this call on; ends when the engine is closed."""
-        inbox = _Inbox()
+        inbox = Inbox()
         self._inboxes.add(inbox)
         return self._hints(inbox)
 
@@ -337,7 +313,7 @@ class LocalEngine:
             asyncio.get_running_loop().remove_reader(watched[1])
             os.close(watched[1])
 
-    async def _hints(self, inbox: _Inbox) -> AsyncIterator[ContainerId]:
+    async def _hints(self, inbox: Inbox) -> AsyncIterator[ContainerId]:
         """Yield what pidfds and our own calls report; rescan from time to time."""
         loop = asyncio.get_running_loop()
         known: dict[ContainerId, Observation] | None = None

@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from muster.clock import Clock
+from muster.engine.inbox import Inbox
 from muster.engine.port import Capabilities, ContainerRun, Observation, Phase, Ref, StopOrder
 from muster.errors import EngineRejected, EngineUnavailable
 from muster.model.container import Address, Reason
@@ -70,30 +71,6 @@ class _Object:
     output: list[bytes] = field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False)
-class _Inbox:
-    """Hints for one watcher, each id once."""
-
-    ids: dict[ContainerId, None] = field(default_factory=dict)
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
-    is_closed: bool = False
-
-    def put(self, container_id: ContainerId) -> None:
-        self.ids[container_id] = None
-        self.woken.set()
-
-    def take(self) -> list[ContainerId]:
-        ids = list(self.ids)
-        self.ids.clear()
-        if not self.is_closed:
-            self.woken.clear()
-        return ids
-
-    def close(self) -> None:
-        self.is_closed = True
-        self.woken.set()
-
-
 class FakeWorld:
     """Machines, and what runs on them. Everything a test may do to it, or ask it, is a plain call.
 
@@ -112,7 +89,7 @@ class FakeWorld:
         self._due: list[tuple[float, int, _Object]] = []
         self._numbers = itertools.count()
         self._ports = itertools.count()
-        self._inboxes: set[_Inbox] = set()
+        self._inboxes: set[Inbox] = set()
 
     # What a test may ask.
 
@@ -344,7 +321,7 @@ class FakeWorld:
         for inbox in self._inboxes:
             inbox.put(thing.run.ref.container_id)
 
-    async def _wait(self, inbox: _Inbox) -> None:
+    async def _wait(self, inbox: Inbox) -> None:
         """Return once the inbox was woken, or the next run is due to end."""
         self.settle()
         if inbox.woken.is_set():
@@ -377,7 +354,7 @@ class FakeEngine:
         self._world = world
         self._installation = installation
         self._capabilities = capabilities or Capabilities(shares_host_ports=False, isolates_tenants=True)
-        self._inboxes: set[_Inbox] = set()
+        self._inboxes: set[Inbox] = set()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -453,7 +430,7 @@ class FakeEngine:
         await asyncio.sleep(0)
         self._world._check(machine_id)  # noqa: SLF001
 
-    async def _hints(self, inbox: _Inbox) -> AsyncIterator[ContainerId]:
+    async def _hints(self, inbox: Inbox) -> AsyncIterator[ContainerId]:
         try:
             while not inbox.is_closed:
                 await self._world._wait(inbox)  # noqa: SLF001
@@ -462,13 +439,13 @@ class FakeEngine:
         finally:
             self._close_inbox(inbox)
 
-    def _open_inbox(self) -> _Inbox:
-        inbox = _Inbox()
+    def _open_inbox(self) -> Inbox:
+        inbox = Inbox()
         self._inboxes.add(inbox)
         self._world._inboxes.add(inbox)  # noqa: SLF001
         return inbox
 
-    def _close_inbox(self, inbox: _Inbox) -> None:
+    def _close_inbox(self, inbox: Inbox) -> None:
         inbox.close()
         self._inboxes.discard(inbox)
         self._world._inboxes.discard(inbox)  # noqa: SLF001

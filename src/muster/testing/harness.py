@@ -44,6 +44,7 @@ from muster.scheduler.explain import Explanation
 from muster.scheduler.inventory import Inventory
 from muster.scheduler.place import Request, place
 from muster.store.port import EventQuery, Transaction, Window
+from muster.testing.bodies import create_body
 from muster.testing.clock import FakeClock, Outstanding, VirtualLoop
 from muster.testing.database import empty_database
 from muster.testing.executor import InlineExecutor
@@ -143,28 +144,8 @@ class Harness:
 
     def create(self, *, replica_num: int = 1, cmd: str = "serve", gpu_num: int = 1, **more: Any) -> DeploymentId:
         """Create a ReplicaSet through the API; ``more`` goes into the body's top level, ``template`` into its own."""
-        template = {
-            "image_uuid": LOCAL_IMAGE,
-            "cmd": cmd,
-            "gpu_num": gpu_num,
-            "gpu_name_set": [],
-            "cuda_v_from": 0,
-            "cuda_v_to": 1000,
-            "cpu_num_from": 1,
-            "cpu_num_to": 1000,
-            "memory_size_from": 1,
-            "memory_size_to": 10000,
-            "price_from": 0,
-            "price_to": 100000,
-            **more.pop("template", {}),
-        }
-        body = {
-            "name": "asr",
-            "deployment_type": "ReplicaSet",
-            "replica_num": replica_num,
-            "container_template": template,
-            **more,
-        }
+        template = {"gpu_num": gpu_num, **more.pop("template", {})}
+        body = create_body(more.pop("name", "asr"), replica_num=replica_num, cmd=cmd, template=template, **more)
         deployment_id = DeploymentId(self.call("POST", "/api/v1/dev/deployment", body)["deployment_uuid"])
         self._ceilings[deployment_id] = replica_num
         return deployment_id
