@@ -31,7 +31,7 @@ class ContainerConformance:
 
         in_a_world(open_store, scenario)
 
-    def test_an_update_writes_all_but_identity(self, open_store: OpenStore) -> None:
+    def test_an_update_of_a_container_writes_all_but_identity(self, open_store: OpenStore) -> None:
         async def scenario(world: World) -> None:
             deployment = await world.deployment()
             container = await world.container(deployment, "c1")
@@ -61,7 +61,7 @@ class ContainerConformance:
 
         in_a_world(open_store, scenario)
 
-    def test_an_update_of_an_old_revision_writes_nothing(self, open_store: OpenStore) -> None:
+    def test_an_update_of_an_old_revision_of_a_container_writes_nothing(self, open_store: OpenStore) -> None:
         async def scenario(world: World) -> None:
             old = await world.container(await world.deployment(), "c1")
             new = await world.change(old, message="first")
