@@ -45,6 +45,7 @@ class Watcher:
         self._clock = clock
         self._published: dict[ServiceKey, _Published] = {}
         self._aliases: dict[ServiceKey, ServiceKey | None] = {}
+        self._ended: set[ServiceKey] = set()
         self._one_at_a_time = asyncio.Lock()
         self._is_behind = asyncio.Event()
 
@@ -53,6 +54,7 @@ class Watcher:
         while True:
             try:
                 cursor = await self._list()
+                self._is_behind.set()  # what changed without an event before ``changes`` listens is found by one more
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._follow(cursor), name="discovery follow")
                     group.create_task(self._relist(), name="discovery relist")
@@ -82,12 +84,14 @@ class Watcher:
             listing = await self._feed.services()
             failed = [error for state in listing.services for error in await self._apply(state)]
             known = {key for state in listing.services for key in state.endpoints}
-            for key in stored:
-                if key in known:
-                    continue
-                if key not in self._published:
-                    failed += await self._apply(await self._feed.service(DeploymentId(key.service)))
-                failed += await self._apply(ServiceState(DeploymentId(key.service), {key: ()}, {}))
+            for key in sorted(
+                set(stored) - known - self._ended, key=str
+            ):  # it ended, and perhaps nobody told: its name goes too
+                ended = await self._apply(await self._feed.service(DeploymentId(key.service)))
+                ended += await self._apply(ServiceState(DeploymentId(key.service), {key: ()}, {}))
+                if not ended:
+                    self._ended.add(key)
+                failed += ended
             self._report(failed)
             return listing.cursor
 

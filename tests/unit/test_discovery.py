@@ -1,13 +1,20 @@
 """Discovery against registries that fail in part, and against what happened while it was away."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from muster.discovery import Watcher
 from muster.errors import RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
+from muster.model.event import Cursor
+from muster.model.feed import ChangeBatch, Listing, ServiceState
+from muster.model.ids import DeploymentId
+from muster.registry import connect
 from muster.registry.port import Registry
+from muster.testing.clock import FakeClock, VirtualLoop
 from muster.testing.harness import Harness
 
 
@@ -124,3 +131,45 @@ def test_a_name_moves_to_the_next_oldest_deployment_when_its_own_ended_unseen(ha
     harness.settle()
     assert names(harness, "asr") == names(harness, next_oldest) != []
     assert names(harness, oldest) == []
+
+
+class SilentFeed:
+    """A feed on which a deployment ends right after the listing, and no change ever tells so."""
+
+    def __init__(self) -> None:
+        self._listings = 0
+        self._key = ServiceKey("admin", "7c41f09ae2")
+        self._alias = ServiceKey("admin", "asr")
+
+    async def services(self) -> Listing:
+        self._listings += 1
+        states = [ServiceState(GONE, {self._key: ()}, {self._alias: self._key})] if self._listings == 1 else []
+        return Listing(states, Cursor(0))
+
+    async def service(self, deployment_id: DeploymentId) -> ServiceState:
+        return ServiceState(deployment_id, {self._key: ()}, {self._alias: None})
+
+    async def changes(self, cursor: Cursor) -> AsyncIterator[ChangeBatch]:
+        await asyncio.Event().wait()
+        yield ChangeBatch(frozenset(), cursor)
+
+
+GONE = DeploymentId("7c41f09ae2")
+
+
+def test_an_end_between_the_listing_and_the_first_change_shows_within_seconds() -> None:
+    loop = VirtualLoop()
+
+    async def scenario() -> None:
+        sets = connect("memory://silent-feed")
+        watching = asyncio.create_task(Watcher(SilentFeed(), sets, FakeClock(loop)).run())
+        await asyncio.sleep(0.5)
+        assert await sets.get(ServiceKey("admin", "asr")) is not None
+        await asyncio.sleep(2)
+        assert await sets.get(ServiceKey("admin", "asr")) is None
+        watching.cancel()
+        await asyncio.wait((watching,))
+        await sets.aclose()
+
+    loop.run_until_complete(scenario())
+    loop.close()
