@@ -84,9 +84,8 @@ class Watcher:
             listing = await self._feed.services()
             failed = [error for state in listing.services for error in await self._apply(state)]
             known = {key for state in listing.services for key in state.endpoints}
-            for key in sorted(
-                set(stored) - known - self._ended, key=str
-            ):  # it ended, and perhaps nobody told: its name goes too
+            # What has a set and is not listed has ended, perhaps with nobody telling: its name goes too.
+            for key in sorted(set(stored) - known - self._ended, key=str):
                 ended = await self._apply(await self._feed.service(DeploymentId(key.service)))
                 ended += await self._apply(ServiceState(DeploymentId(key.service), {key: ()}, {}))
                 if not ended:
