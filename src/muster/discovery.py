@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from muster.clock import Clock, wait_for_event
-from muster.errors import CursorExpired, FeedError, Fenced, RegistryError, StoreError
+from muster.errors import CursorExpired, FeedError, RegistryError, StoreError
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.model.event import Cursor
 from muster.model.feed import Feed, ServiceState
@@ -122,6 +122,7 @@ class Watcher:
     async def _point(self, alias: ServiceKey, target: ServiceKey | None) -> None:
         if alias in self._aliases and self._aliases[alias] == target:
             return
+        self._aliases.pop(alias, None)  # should the call fail, nobody knows where the name points
         if target is None:
             await self._registry.unlink(alias)
         else:
@@ -141,7 +142,7 @@ class Watcher:
             coming = _Published(last.epoch, last.revision + 1, endpoints)
         try:
             await self._registry.publish(key, EndpointSet(coming.epoch, coming.revision, endpoints, published_at=now))
-        except Fenced:
-            self._published.pop(key, None)  # take the key over anew with the next listing
+        except RegistryError:
+            self._published.pop(key, None)  # fenced, or done and the answer lost: take the key over anew
             raise
         self._published[key] = coming

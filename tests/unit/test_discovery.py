@@ -8,7 +8,7 @@ import pytest
 
 from muster.discovery import Watcher
 from muster.errors import RegistryUnavailable
-from muster.model.endpoint import EndpointSet, ServiceKey
+from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.model.event import Cursor
 from muster.model.feed import ChangeBatch, Listing, ServiceState
 from muster.model.ids import DeploymentId
@@ -24,6 +24,7 @@ class PartlyBroken:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self.broken: set[str] = set()
+        self.answers_kept = 0
         self.answers_lost = 0
 
     async def publish(self, key: ServiceKey, endpoints: EndpointSet) -> None:
@@ -58,7 +59,9 @@ class PartlyBroken:
             raise RegistryUnavailable(f"{key}: foreign data")
 
     def _lose_answer(self) -> None:
-        if self.answers_lost:
+        if self.answers_kept:
+            self.answers_kept -= 1
+        elif self.answers_lost:
             self.answers_lost -= 1
             raise RegistryUnavailable("the connection broke")
 
@@ -170,6 +173,45 @@ def test_an_end_between_the_listing_and_the_first_change_shows_within_seconds() 
         watching.cancel()
         await asyncio.wait((watching,))
         await sets.aclose()
+
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
+class ScriptedFeed:
+    """A feed of one deployment that is seen in one state after another, a change between each two."""
+
+    def __init__(self, *states: tuple[Endpoint, ...]) -> None:
+        self._states = states
+        self._now = 0
+
+    async def services(self) -> Listing:
+        return Listing([await self.service(GONE)], Cursor(0))
+
+    async def service(self, deployment_id: DeploymentId) -> ServiceState:
+        return ServiceState(deployment_id, {ServiceKey("admin", deployment_id): self._states[self._now]}, {})
+
+    async def changes(self, cursor: Cursor) -> AsyncIterator[ChangeBatch]:
+        while self._now + 1 < len(self._states):
+            self._now += 1
+            yield ChangeBatch(frozenset({GONE}), cursor)
+        await asyncio.Event().wait()
+
+
+def test_a_set_that_was_published_though_the_answer_was_lost_is_corrected() -> None:
+    loop = VirtualLoop()
+
+    async def scenario() -> None:
+        sets = PartlyBroken(connect("memory://lost-answer"))
+        feed = ScriptedFeed((), (Endpoint("a", "http://127.0.0.1:1"),), ())
+        sets.answers_kept, sets.answers_lost = 1, 1  # lost is that of the set with an endpoint
+        watching = asyncio.create_task(Watcher(feed, sets, FakeClock(loop)).run())
+        await asyncio.sleep(10)
+        found = await sets.get(ServiceKey("admin", GONE))
+        assert found is not None
+        assert found.endpoints == ()
+        watching.cancel()
+        await asyncio.wait((watching,))
 
     loop.run_until_complete(scenario())
     loop.close()
