@@ -15,7 +15,7 @@ from muster.api.context import Context, LogSource
 from muster.api.routes import accounts, containers, deployments, endpoints, events, health, images, machines
 from muster.api.signal import CommitSignal
 from muster.clock import Clock
-from muster.model.ids import ContainerId
+from muster.model.ids import ContainerId, random_hex
 from muster.registry.port import Registry
 from muster.scheduler.explain import Explanation
 from muster.store.port import Store
@@ -34,12 +34,13 @@ def create_app(
     isolates_tenants: bool,
     is_ready: Callable[[], bool],
     zone: datetime.tzinfo = CHINA,
+    random_hex: Callable[[int], str] = random_hex,
 ) -> FastAPI:
     """Build the API.
 
     ``log_source`` may be the engine. ``explain`` says why a container has no machine, as far as anybody looked.
     Without ``isolates_tenants`` only admins may deploy. ``is_ready`` answers for ``/readyz``. Naive times in requests
-    are of ``zone``, and so are all times in answers.
+    are of ``zone``, and so are all times in answers. ``random_hex`` draws the uuids of deployments.
     """
     app = FastAPI(
         title="Muster",
@@ -60,6 +61,7 @@ def create_app(
         is_ready=is_ready,
         isolates_tenants=isolates_tenants,
         commits=commits,
+        random_hex=random_hex,
     )
     envelope.install(app)
     for noun in (deployments, containers, events, images, machines, health):

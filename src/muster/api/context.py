@@ -37,6 +37,7 @@ class Context:
     is_ready: Callable[[], bool]
     isolates_tenants: bool
     commits: CommitSignal
+    random_hex: Callable[[int], str]
 
 
 async def _context(request: Request) -> Context:

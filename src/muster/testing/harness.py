@@ -34,7 +34,7 @@ from muster.feed import StoreFeed
 from muster.model.container import Address, Container, ContainerStatus, Placement
 from muster.model.deployment import HealthCheck
 from muster.model.event import Event, EventKind
-from muster.model.ids import ContainerId, DeploymentId, MachineId
+from muster.model.ids import ContainerId, DeploymentId, MachineId, random_hex
 from muster.model.image import LOCAL_IMAGE
 from muster.model.machine import Machine
 from muster.model.quantity import GIB
@@ -92,7 +92,7 @@ class Harness:
         self.machines = list(machines) or small_fleet()
         self._random = random.Random(seed)  # noqa: S311  reproducible on purpose
         self._store = store.connect(empty_database(folder), executor=InlineExecutor())
-        self.registry = registry.connect(f"memory://harness-{id(self)}")
+        self.registry = registry.connect(f"memory://harness-{random_hex(16)}")
         self._feed = StoreFeed(self._store, self.clock)
         self._life = Life(self._outstanding)
         self.trouble = Trouble()
@@ -108,6 +108,7 @@ class Harness:
             explain=self.explain,
             is_ready=lambda: True,
             isolates_tenants=True,
+            random_hex=self._random_hex,
         )
         self._api = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=app), base_url="http://api", headers={"Authorization": TOKEN}
@@ -253,6 +254,9 @@ class Harness:
 
     # Inside.
 
+    def _random_hex(self, digits: int) -> str:
+        return f"{self._random.getrandbits(4 * digits):0{digits}x}"
+
     async def _prepare(self) -> None:
         account = await ensure_admin(self._store, self.clock, TOKEN)
         self._account = account.id
@@ -287,7 +291,7 @@ class Harness:
             engine=MortalEngine(FakeEngine(self.world), life, self.trouble),
             clock=self.clock,
             prober=_WorldProber(self.world),
-            random_hex=lambda digits: f"{self._random.getrandbits(4 * digits):0{digits}x}",
+            random_hex=self._random_hex,
             options=PlaneOptions(terms=TERMS, full_pass_seconds=30.0),
         )
         self._plane = plane

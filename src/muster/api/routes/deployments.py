@@ -11,7 +11,7 @@ from muster.api.context import Context, Ctx
 from muster.api.envelope import Envelope
 from muster.errors import InvalidSpec
 from muster.model.deployment import Deployment
-from muster.model.ids import DeploymentId, ImageUuid, random_hex
+from muster.model.ids import DeploymentId, ImageUuid
 from muster.store.port import Transaction
 
 router = APIRouter(prefix="/api/v1/dev/deployment", tags=["AutoDL"], route_class=ObjectBodyRoute)
@@ -24,7 +24,7 @@ async def create_deployment(
 ) -> Envelope[schemas.DeploymentUuid]:
     """Create a deployment; what does not fit yet waits for a machine."""
     spec = convert.spec_from(body)
-    uuid, now = DeploymentId(random_hex(10)), context.clock.now()
+    uuid, now = DeploymentId(context.random_hex(10)), context.clock.now()
 
     def work(tx: Transaction) -> None:
         wanted.check(tx, caller, spec)
