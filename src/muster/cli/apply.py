@@ -17,7 +17,7 @@ from muster.cli.connection import connected
 from muster.cli.difference import Difference, differences
 from muster.cli.estimate import Estimate, estimate
 from muster.cli.prompt import Yes, agreed
-from muster.cli.view import Column, Format, Output, note, print_json, print_table, say, yuan
+from muster.cli.view import Column, Format, Output, note, print_table, report, say, yuan
 from muster.errors import ApiError, InvalidSpec, SetupError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def apply(
     if not agreed(f"Create {name}?", yes=yes):
         sys.exit(1)
     uuid = client.create_deployment(body)
-    _report("create", name, uuid, f"created; follow it with: muster events {uuid} -f", output)
+    report("create", name, uuid, f"created; follow it with: muster events {uuid} -f", output)
 
 
 def _update(
@@ -77,7 +77,7 @@ def _update(
 ) -> None:
     changed = differences(client.deployment(deployment.uuid).spec, wanted)
     if not changed:
-        _report("none", deployment.name, deployment.uuid, "nothing to do, it is as the file says", output)
+        report("none", deployment.name, deployment.uuid, "nothing to do, it is as the file says", output)
         return
     others = [each for each in changed if each.field != REPLICAS]
     if others:
@@ -91,7 +91,7 @@ def _update(
     if not agreed(f"Scale {deployment.name} {deployment.uuid}, {step}?", yes=yes):
         sys.exit(1)
     client.scale_deployment(deployment.uuid, replicas)
-    _report("scale", deployment.name, deployment.uuid, step, output)
+    report("scale", deployment.name, deployment.uuid, step, output)
 
 
 def _read(file: Path) -> "Reading":
@@ -220,10 +220,3 @@ def _brief(value: Any) -> str:
 def _one_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[0] if len(lines) == 1 else f"{lines[0]} … ({len(lines)} lines)"
-
-
-def _report(action: str, name: str, uuid: str, text: str, output: Format) -> None:
-    if output is Format.JSON:
-        print_json({"action": action, "name": name, "deployment_uuid": uuid})
-    else:
-        say(f"{name} {uuid}: {text}")

@@ -2,13 +2,14 @@
 
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from muster.cli.connection import connected
 from muster.cli.names import find_deployment, find_writer
-from muster.cli.view import Column, Format, Output, age, note, show, status_style
+from muster.cli.view import Column, Format, Output, age, note, print_json, show, status_style
 from muster.model.container import Reason
 
 if TYPE_CHECKING:
@@ -88,9 +89,25 @@ def logs(
     ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the container has ended.")] = False,
     tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Only the last N lines.")] = None,
+    output: Output = Format.TABLE,
 ) -> None:
-    """Print what a container wrote."""
+    """Print what a container wrote; as JSON, one object a line."""
     uuid = find_writer(client, container).uuid
-    for chunk in client.logs(uuid, tail=tail, follow=follow):
+    chunks = client.logs(uuid, tail=tail, follow=follow)
+    if output is Format.JSON:
+        for line in _lines(chunks):
+            print_json({"container_uuid": uuid, "line": line.decode(errors="replace")}, is_line=True)
+        return
+    for chunk in chunks:
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield whole lines without their ends, each as soon as it is complete; the last one may lack its end."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest

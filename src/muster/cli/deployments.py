@@ -9,7 +9,7 @@ from muster.cli.connection import connected
 from muster.cli.containers import is_lacking
 from muster.cli.names import find_container, find_deployment
 from muster.cli.prompt import Yes, agreed
-from muster.cli.view import Column, Format, Output, age, note, say, show, status_style, yuan
+from muster.cli.view import Column, Format, Output, age, note, print_json, report, say, show, status_style, yuan
 
 if TYPE_CHECKING:
     from muster.client import Client, Deployment
@@ -61,22 +61,26 @@ def scale(
     client: "Client",
     name: Name,
     replicas: Annotated[int, typer.Argument(min=0, help="How many replicas from now on.", metavar="N")],
+    output: Output = Format.TABLE,
 ) -> None:
     """Change a deployment's number of replicas."""
     deployment = find_deployment(client, name)
     client.scale_deployment(deployment.uuid, replicas)
-    say(f"{deployment.name} {deployment.uuid}: {deployment.replica_num} -> {replicas} replicas")
+    text = f"{deployment.replica_num} -> {replicas} replicas"
+    report("scale", deployment.name, deployment.uuid, text, output)
 
 
 @connected
 def stop(
     client: "Client",
     name: Annotated[str | None, typer.Argument(help="Deployment to stop for good.", metavar="NAME")] = None,
+    *,
     container: Annotated[
         str | None, typer.Option("--container", help="Stop this container only; another takes its place.")
     ] = None,
     decrease: Annotated[bool, typer.Option("--decrease", help="With --container: let none take its place.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="With --container: never reuse its files.")] = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Stop a deployment for good, or one container of it."""
     if (name is None) == (container is None):
@@ -84,21 +88,24 @@ def stop(
     if container is not None:
         uuid = find_container(client, container).uuid
         client.stop_container(uuid, decrease_one_replica_num=decrease, no_cache=no_cache)
-        say(f"container {uuid} is being stopped")
+        if output is Format.JSON:
+            print_json({"action": "stop", "container_uuid": uuid})
+        else:
+            say(f"container {uuid} is being stopped")
         return
     if decrease or no_cache:
         raise typer.BadParameter("--decrease and --no-cache go with --container")
     deployment = find_deployment(client, name or "")
     client.stop_deployment(deployment.uuid)
-    say(f"{deployment.name} {deployment.uuid}: being stopped")
+    report("stop", deployment.name, deployment.uuid, "being stopped", output)
 
 
 @connected
-def delete(client: "Client", name: Name, yes: Yes = False) -> None:
+def delete(client: "Client", name: Name, yes: Yes = False, output: Output = Format.TABLE) -> None:
     """Stop and delete a deployment."""
     deployment = find_deployment(client, name)
     live = deployment.starting_num + deployment.running_num
     if not agreed(f"Delete {deployment.name} {deployment.uuid} with {live} live containers?", yes=yes):
         sys.exit(1)
     client.delete_deployment(deployment.uuid)
-    say(f"{deployment.name} {deployment.uuid}: deleted")
+    report("delete", deployment.name, deployment.uuid, "deleted", output)

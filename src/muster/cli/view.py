@@ -100,6 +100,14 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
+def report(action: str, name: str, uuid: str, text: str, output: Format) -> None:
+    """Say what was done to a deployment: a sentence for a person, or one object."""
+    if output is Format.JSON:
+        print_json({"action": action, "name": name, "deployment_uuid": uuid})
+    else:
+        say(f"{name} {uuid}: {text}")
+
+
 def age(moment: datetime.datetime | None) -> str:
     """Return how long ago something was, roughly."""
     if moment is None:

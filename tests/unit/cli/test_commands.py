@@ -351,3 +351,19 @@ def test_nothing_to_list_is_said_to_the_person_only(said: Said) -> None:
     assert run(["ps"]) == 0
     assert said.take() == ("", ["no running deployments (stopped ones: -a)"])
     assert told("ps") == []
+
+
+def test_what_changes_something_says_as_json_what_was_done_to_whom(tmp_path: Path, server: Served, said: Said) -> None:
+    uuid = apply(tmp_path, FILE)["deployment_uuid"]
+    container = server.place(uuid, suffix="abcdef0000")
+    assert told("scale", "digits", "3") == {"action": "scale", "name": "digits", "deployment_uuid": uuid}
+    assert told("stop", "--container", "abcdef0000") == {"action": "stop", "container_uuid": container}
+    assert told("stop", "digits") == {"action": "stop", "name": "digits", "deployment_uuid": uuid}
+    assert told("delete", uuid, "-y") == {"action": "delete", "name": "digits", "deployment_uuid": uuid}
+
+
+def test_logs_as_json_are_one_object_a_line(tmp_path: Path, server: Served, said: Said) -> None:
+    container = server.place(apply(tmp_path, FILE)["deployment_uuid"], suffix="abcdef0000")
+    assert run(["logs", "abcdef0000", "-o", "json"]) == 0
+    lines = [json.loads(line) for line in said.take()[0].splitlines()]
+    assert lines == [{"container_uuid": container, "line": f"line {number}"} for number in range(3)]
