@@ -11,12 +11,12 @@ import sys
 import traceback
 from types import ModuleType
 
-from benchmarks import containers, control_plane, demo, placement, propagation, sdk_overhead, start
+from benchmarks import api, containers, control_plane, demo, ingress, placement, propagation, sdk_overhead, start
 from benchmarks.table import console, machine, show
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.__name__.removeprefix("benchmarks."): module
-    for module in (placement, sdk_overhead, start, containers, propagation, control_plane, demo)
+    for module in (placement, sdk_overhead, start, containers, propagation, control_plane, api, ingress, demo)
 }
 
 
@@ -40,13 +40,14 @@ def main() -> int:
     broken = 0
     for name in asked.names or BENCHMARKS:
         try:
-            table = control_plane.run(is_big=asked.big) if name == "control_plane" else BENCHMARKS[name].run()
+            found = control_plane.run(is_big=asked.big) if name == "control_plane" else BENCHMARKS[name].run()
         except Exception:  # noqa: BLE001  the figures of the others are still wanted
             broken += 1
             out.print(f"{name} broke:", highlight=False)
             traceback.print_exc()
             continue
-        show(out, table)
+        for table in found if isinstance(found, list) else [found]:
+            show(out, table)
     return 1 if broken else 0
 
 

@@ -17,6 +17,7 @@ from benchmarks.server import Server, Stream, call, create, following
 from benchmarks.table import add_latency, latency_table
 from muster.engine.local import LocalEngine
 from muster.model.ids import AccountId, ContainerId, ContainerUuid, MachineId
+from muster.model.image import ImageOrder
 from muster.model.run import ContainerRun, Phase, Ref
 
 SINGLES = 30
@@ -58,7 +59,9 @@ async def engine_seconds() -> list[float]:
         try:
             for number in range(SINGLES):
                 ref = Ref(MachineId("bench"), ContainerId(f"c{number}"))
-                run = ContainerRun(ref, ContainerUuid(f"u{number}"), AccountId(1), "local", "sleep infinity")
+                run = ContainerRun(
+                    ref, ContainerUuid(f"u{number}"), AccountId(1), ImageOrder("local"), "sleep infinity"
+                )
                 began = time.perf_counter()
                 await engine.create(run)
                 seen = await engine.start(ref)

@@ -3,27 +3,33 @@
 Machines are of four models in four data centers and differ in CPU, memory, CUDA and price; requests come from many
 deployments, interleaved, each with a range on everything. The cluster is filled until a fifth of the requests can no
 longer be placed, so the figure holds the expensive end too: full machines, and explanations.
+
+With a pool every deployment is offered all of 1,000 ended containers (of half of them as its own), a tenth of the
+machines is to be avoided, one in fifty has a broken engine, and there are 20 images, each on a fifth of the machines.
 """
 
+import datetime
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
 
-from muster.model.container import Placement
 from muster.model.deployment import Requirements
-from muster.model.ids import ContainerId, MachineId
+from muster.model.ids import ContainerId, ContainerUuid, MachineId
 from muster.model.machine import Machine
 from muster.model.quantity import GIB, Range
 from muster.scheduler.inventory import Inventory
-from muster.scheduler.place import Request, place
+from muster.scheduler.place import Placed, Request, place
+from muster.scheduler.reuse import Reusable
 
 MODELS = ("RTX 4090", "RTX 3090", "L20", "H800")
 CENTERS = ("west-a", "west-b", "north-a", "south-a")
 SIZES = (1, 1, 1, 1, 2, 2, 4, 8)
 TARGET_PER_SECOND = 2000
+POOLED_NUM = 1000
 
 
 def cluster(machine_num: int, rng: random.Random) -> Inventory:
@@ -74,28 +80,75 @@ def requests(wanted_gpus: int, specs: Sequence[Requirements], rng: random.Random
     return drawn
 
 
+def pool(inventory: Inventory, rng: random.Random) -> tuple[Reusable, ...]:
+    """Draw the reuse pool: ended containers all over the cluster."""
+    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    return tuple(
+        Reusable(
+            uuid=ContainerUuid(f"u{number}"),
+            machine_id=rng.choice(inventory.machines).id,
+            gpu_indices=tuple(sorted(rng.sample(range(8), rng.choice(SIZES)))),
+            is_same_deployment=rng.random() < 0.5,
+            ended_well=rng.random() < 0.9,
+            stopped_at=now - datetime.timedelta(minutes=rng.randrange(10_000)),
+        )
+        for number in range(POOLED_NUM)
+    )
+
+
+def with_pool(waiting: Sequence[Request], inventory: Inventory, rng: random.Random) -> list[Request]:
+    """Give each deployment its view of the pool, its image, and machines that it avoids."""
+
+    def machines(of: int) -> frozenset[MachineId]:
+        return frozenset(machine.id for machine in rng.sample(inventory.machines, len(inventory.machines) // of))
+
+    pooled, images, unavailable = pool(inventory, rng), [machines(5) for _ in range(20)], machines(50)
+    views: dict[Requirements, Request] = {}
+    for request in waiting:
+        if request.requirements not in views:
+            views[request.requirements] = replace(
+                request,
+                avoid=machines(10),
+                reusable=tuple(replace(each, is_same_deployment=rng.random() < 0.5) for each in pooled),
+                image_holders=rng.choice(images),
+                unavailable=unavailable,
+            )
+    return [replace(views[request.requirements], container_id=request.container_id) for request in waiting]
+
+
+def measure(machine_num: int, deployment_num: int, *, has_pool: bool) -> list[str]:
+    """Fill one cluster, and return the row to print."""
+    rng = random.Random(20)
+    inventory = cluster(machine_num, rng)
+    waiting = requests(machine_num * 8 * 5 // 4, deployments(deployment_num, rng), rng)
+    if has_pool:
+        waiting = with_pool(waiting, inventory, rng)
+    started = time.perf_counter()
+    result = place(waiting, inventory)
+    seconds = time.perf_counter() - started
+    placed = [outcome for outcome in result.outcomes if isinstance(outcome, Placed)]
+    used = sum(each.placement.gpu_num for each in placed) / (machine_num * 8)
+    return [
+        f"{machine_num:,}",
+        f"{deployment_num:,}",
+        f"{POOLED_NUM if has_pool else 0:,}",
+        f"{len(waiting):,}",
+        f"{len(placed):,}",
+        f"{sum(each.reuses is not None for each in placed):,}",
+        f"{used:.0%}",
+        f"{seconds:.2f}",
+        f"{len(placed) / seconds:,.0f}",
+    ]
+
+
 def run() -> Table:
     table = Table(title=f"Placement, pure (target: {TARGET_PER_SECOND:,} containers/s at 5,000 machines)")
-    for column in ("machines", "deployments", "requests", "placed", "GPUs used", "seconds", "placed/s"):
+    columns = ("machines", "deployments", "pool", "requests", "placed", "reused", "GPUs used", "seconds", "placed/s")
+    for column in columns:
         table.add_column(column, justify="right")
-    for machine_num, deployment_num in ((1000, 10), (1000, 100), (5000, 10), (5000, 100), (5000, 1000)):
-        rng = random.Random(20)
-        inventory = cluster(machine_num, rng)
-        waiting = requests(machine_num * 8 * 5 // 4, deployments(deployment_num, rng), rng)
-        started = time.perf_counter()
-        result = place(waiting, inventory)
-        seconds = time.perf_counter() - started
-        placed = [outcome for outcome in result.outcomes if isinstance(outcome, Placement)]
-        used = sum(placement.gpu_num for placement in placed) / (machine_num * 8)
-        table.add_row(
-            f"{machine_num:,}",
-            f"{deployment_num:,}",
-            f"{len(waiting):,}",
-            f"{len(placed):,}",
-            f"{used:.0%}",
-            f"{seconds:.2f}",
-            f"{len(placed) / seconds:,.0f}",
-        )
+    for has_pool in (False, True):
+        for machine_num, deployment_num in ((1000, 10), (1000, 100), (5000, 10), (5000, 100), (5000, 1000)):
+            table.add_row(*measure(machine_num, deployment_num, has_pool=has_pool))
     return table
 
 

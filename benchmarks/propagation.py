@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import muster
-from benchmarks.server import PATIENCE_SECONDS, Seen, Server, Stream, call, create, following
+from benchmarks.server import PATIENCE_SECONDS, Seen, Server, Stream, call, create, following, scale
 from benchmarks.table import add_latency, latency_table
 from muster.errors import InvalidSpec
 from muster.model.endpoint import EndpointSet
@@ -160,7 +160,7 @@ class Changes:
         return await self._stream.until(lambda seen: seen.deployment == uuid and seen.word == word, count)
 
     async def _want(self, uuid: str, replica_num: int) -> None:
-        await call(self._client, "PUT", "/replica_num", {"deployment_uuid": uuid, "replica_num": replica_num})
+        await scale(self._client, uuid, replica_num)
 
     async def _pause(self) -> None:
         """Let changes fall anywhere between two looks of the SDK at the file."""

@@ -30,7 +30,8 @@ from pydantic import SecretStr
 
 from muster.config import Settings
 from muster.engine.local import LocalEngine
-from muster.processes.server import CONTAINERS
+from muster.model.image import LOCAL_IMAGE
+from muster.processes.engines import CONTAINERS
 from muster.testing.bodies import create_body
 
 TOKEN = "mst_benchmark"
@@ -41,20 +42,27 @@ _STOP_SECONDS = 15.0
 
 
 class Server:
-    """The server of one home; the home lives as long as the context, the process from ``start`` to ``stop``."""
+    """The server of one home; the home lives as long as the context, the process from ``start`` to ``stop``.
 
-    def __init__(self) -> None:
+    ``docker_host``: the daemon whose containers it runs, which the caller empties; without one they are processes.
+    """
+
+    def __init__(self, *, fleet: str = FLEET, docker_host: str | None = None) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="muster-bench-"))
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._settings = Settings(
             home=self.home,
             port=port,
-            engine="local",
-            fake_gpus=FLEET,
+            engine="docker" if docker_host else "local",
+            docker_host=docker_host,
+            keep_free_gb=0,
+            rate_limit=0,
+            fake_gpus=fleet,
             admin_token=SecretStr(TOKEN),
             log_level="warning",
         )
+        self._is_local = docker_host is None
         self.registry_url = self._settings.registry_url
         self.database = self.home / "muster.db"
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,7 +75,8 @@ class Server:
     ) -> None:
         try:
             self.stop()
-            asyncio.run(self._purge())
+            if self._is_local:
+                asyncio.run(self._purge())
         finally:
             shutil.rmtree(self.home, ignore_errors=True)
 
@@ -115,6 +124,12 @@ class Server:
             self._process.wait()
         self._process = None
 
+    @property
+    def pid(self) -> int:
+        """The process, while it is started."""
+        assert self._process is not None
+        return self._process.pid
+
     def client(self) -> httpx.AsyncClient:
         """Return a client that acts for the admin."""
         return httpx.AsyncClient(
@@ -129,9 +144,17 @@ class Server:
         """Return when the engine says that each container's run ended, by container uuid."""
         return dict(self._select("SELECT uuid, stopped_at FROM containers WHERE stopped_at IS NOT NULL"))
 
+    def ids(self) -> dict[str, str]:
+        """Return what the engine calls each container, by container uuid."""
+        with contextlib.closing(self._connect()) as connection:
+            return dict(connection.execute("SELECT uuid, id FROM containers WHERE uuid IS NOT NULL"))
+
     def _select(self, statement: str) -> list[tuple[Any, float]]:
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(self._connect()) as connection:
             return [(key, _timestamp(moment)) for key, moment in connection.execute(statement)]
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)
 
     async def _purge(self) -> None:
         engine = LocalEngine(self.home / CONTAINERS)
@@ -159,7 +182,9 @@ class Stream:
         self.events: list[Seen] = []
         self._arrival = asyncio.Condition()
 
-    async def until(self, matches: Callable[[Seen], bool], count: int = 1) -> list[Seen]:
+    async def until(
+        self, matches: Callable[[Seen], bool], count: int = 1, *, seconds: float = PATIENCE_SECONDS
+    ) -> list[Seen]:
         """Return the matching events once there are ``count`` of them."""
         found: list[Seen] = []
 
@@ -167,7 +192,7 @@ class Stream:
             found[:] = filter(matches, self.events)
             return len(found) >= count
 
-        async with asyncio.timeout(PATIENCE_SECONDS), self._arrival:
+        async with asyncio.timeout(seconds), self._arrival:
             await self._arrival.wait_for(are_there)
         return found
 
@@ -206,10 +231,30 @@ async def call(client: httpx.AsyncClient, method: str, path: str, body: dict[str
     return envelope["data"]
 
 
-async def create(client: httpx.AsyncClient, name: str, replica_num: int, cmd: str = "sleep infinity") -> str:
+async def scale(client: httpx.AsyncClient, uuid: str, replica_num: int) -> None:
+    """Want another number of replicas."""
+    await call(client, "PUT", "/replica_num", {"deployment_uuid": uuid, "replica_num": replica_num})
+
+
+async def add_image(client: httpx.AsyncClient, name: str, reference: str) -> str:
+    """Give an image a name; return the uuid by which deployments name it."""
+    response = await client.post("/api/v1/muster/images", json={"name": name, "reference": reference})
+    return str(response.raise_for_status().json()["image"]["image_uuid"])
+
+
+async def create(
+    client: httpx.AsyncClient,
+    name: str,
+    replica_num: int,
+    cmd: str = "sleep infinity",
+    *,
+    image: str = LOCAL_IMAGE,
+    **more: Any,
+) -> str:
     """Create a ReplicaSet that is ready as soon as it runs and is stopped without a drain; return its uuid."""
     service = {"health_check": None, "drain_seconds": 0}
-    body = create_body(name, replica_num=replica_num, cmd=cmd, service=service)
+    template = {"image_uuid": image}
+    body = create_body(name, replica_num=replica_num, cmd=cmd, template=template, **{"service": service, **more})
     return str((await call(client, "POST", "", body))["deployment_uuid"])
 
 

@@ -32,10 +32,27 @@ def latency_table(title: str, caption: str = "") -> Table:
     return table
 
 
+def plain_table(title: str, columns: Sequence[str], caption: str = "") -> Table:
+    """Return a table whose first column says what, and whose others hold numbers."""
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if table.columns else "left")
+    return table
+
+
 def add_latency(table: Table, what: str, samples: Sequence[float], target: str = "") -> None:
     """Add a row; ``samples`` are in seconds."""
     shown = (percentile(samples, 50), percentile(samples, 99), max(samples))
     table.add_row(what, str(len(samples)), *map(duration, shown), target)
+
+
+def add_ratio(
+    table: Table, what: str, samples: Sequence[float], peers: Sequence[float], target: str = "", *, percent: float = 50
+) -> None:
+    """Add a row to such a table: a percentile of ``samples`` over the same one of ``peers``."""
+    ratio = percentile(samples, percent) / percentile(peers, percent)
+    shown = f"{ratio:.2f} x" if ratio < 10 else f"{ratio:,.0f} x"
+    table.add_row(what, f"{len(samples)}, {len(peers)}", shown, "", "", target)
 
 
 def duration(seconds: float) -> str:

@@ -4,23 +4,22 @@ It starts a platform of its own, deploys the digits service, sends every image a
 client, disturbs the platform four times meanwhile, and ends with a verdict: exit code 0 if every promise was kept.
 """
 
+import argparse
 import asyncio
 import os
-import shlex
 import signal
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
 
 import httpx
 
 import muster
 from examples.digits.load import Load, Tally, expected_accuracy
-from examples.digits.sandbox import Sandbox
+from examples.digits.sandbox import FLEET, Sandbox
 from examples.digits.show import Check, Show
+from examples.digits.target import Target, create_body, process_of, target
 from muster.client import Client, Container, Event
 from muster.errors import MusterError
 from muster.model.container import ContainerStatus
@@ -31,33 +30,6 @@ SETTLE_SECONDS = 60.0
 QUIET_REQUESTS = 500
 """Answers between two disturbances, so that each is seen alone and under load."""
 _POLL_SECONDS = 0.05
-
-
-def deployment(replica_num: int) -> dict[str, Any]:
-    """Return AutoDL's create body for the service."""
-    script = Path(__file__).with_name("service.py")
-    return {
-        "name": NAME,
-        "deployment_type": "ReplicaSet",
-        "replica_num": replica_num,
-        "container_template": {
-            "dc_list": ["lab-a", "lab-b"],
-            "gpu_name_set": ["RTX 4090", "RTX 3090"],
-            "gpu_num": 1,
-            "cuda_v_from": 118,
-            "cuda_v_to": 128,
-            "cpu_num_from": 1,
-            "cpu_num_to": 64,
-            "memory_size_from": 1,
-            "memory_size_to": 256,
-            "price_from": 10,
-            "price_to": 9000,
-            "image_uuid": "base-image-10ca10ca10ca",
-            "cmd": f"exec {shlex.quote(sys.executable)} {shlex.quote(str(script))}",
-            "env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        },
-        "service": {"health_check": {"port": 6006, "path": "/healthz"}},
-    }
 
 
 class EventFollower:
@@ -94,8 +66,9 @@ class EventFollower:
 class Demo:
     """One run: what was deployed, what was seen."""
 
-    def __init__(self, platform: Sandbox, show: Show) -> None:
+    def __init__(self, platform: Sandbox, engine: Target, show: Show) -> None:
         self._platform = platform
+        self._engine = engine
         self._show = show
         self._client = platform.client()
         self._uuid = ""
@@ -109,7 +82,8 @@ class Demo:
         """Deploy, load, disturb, judge."""
         self._events.start()
         self._show.step("create a ReplicaSet of 3 through the AutoDL API")
-        self._uuid = await asyncio.to_thread(self._client.create_deployment, deployment(3))
+        body = await asyncio.to_thread(lambda: create_body(NAME, 3, *self._engine.prepare(self._client)))
+        self._uuid = await asyncio.to_thread(self._client.create_deployment, body)
         self._wanted = 3
         async with muster.connect(self._platform.registry_url) as connection:
             service = connection.service(NAME)
@@ -255,11 +229,11 @@ class Demo:
         return {each.uuid: await self._pid(each) for each in await self._serving()}
 
     async def _pid(self, container: Container) -> int:
-        """Ask the service itself which process it is, past the balancer."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        """Return the process that answers for a container, asked past the balancer."""
+        async with httpx.AsyncClient(verify=self._platform.trust(), trust_env=False) as client:
             answer = (await client.get(f"{container.url_6006}/healthz")).json()
         assert answer["container"] == container.uuid
-        return int(answer["pid"])
+        return await asyncio.to_thread(process_of, container.uuid)
 
     async def _quiet(self, tally: Tally) -> None:
         enough = tally.answered + QUIET_REQUESTS
@@ -290,13 +264,13 @@ def _is_legal(words: list[str]) -> bool:
     return ranks == sorted(set(ranks)) and up == list(range(len(up)))
 
 
-async def main() -> bool:
+async def main(engine: Target) -> bool:
     """Run the demo; nothing is left behind, however it ends."""
     show = Show()
-    show.step('muster up --fake-gpus "2x4xRTX 4090@lab-a,1x2xRTX 3090@lab-b", in a home of its own')
-    async with Sandbox() as platform:
+    show.step(f'muster up --engine {engine.engine} --fake-gpus "{FLEET}", in a home of its own')
+    async with Sandbox(engine) as platform:
         show.moment(f"ready, in {platform.home}")
-        is_kept = await Demo(platform, show).run()
+        is_kept = await Demo(platform, engine, show).run()
         show.step("clean up")
     left = platform.leftovers()
     show.step(f"left behind: {left or 'nothing'}")
@@ -306,7 +280,9 @@ async def main() -> bool:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", choices=("local", "docker"), default="local")
     try:
-        sys.exit(0 if asyncio.run(main()) else 1)
+        sys.exit(0 if asyncio.run(main(target(parser.parse_args().engine))) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,7 +2,8 @@
 
 The data are scikit-learn's own 1,797 images of 8 x 8 pixels (a copy of the test set of the UCI ML hand-written digits
 data set), so nothing is downloaded. Body ``{"image": [64 numbers from 0 to 16]}``, answer ``{"digit": 7}``.
-``GET /healthz`` answers once the model is trained. It binds the port that the platform names, 6006 anywhere else.
+``GET /healthz`` answers once the model is trained. It binds the port that the platform names where containers share the
+host's, and port 6006 anywhere else.
 """
 
 import json
@@ -63,8 +64,9 @@ def main() -> None:
     """Train, then serve until the platform ends the process."""
     Handler.model = train()
     print("the model is trained", flush=True)
-    port = int(os.environ.get("MUSTER_PORT_6006", "6006"))
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    told = os.environ.get("MUSTER_PORT_6006")
+    address = ("127.0.0.1", int(told)) if told else ("0.0.0.0", 6006)
+    server = ThreadingHTTPServer(address, Handler)
     server.daemon_threads = True
     server.serve_forever()
 

@@ -48,6 +48,7 @@ from muster.model.quantity import cuda_number
 
 PREFIX = "MUSTER_"
 FILE = "muster.toml"
+DOCKER_SOCKET = "unix:///var/run/docker.sock"
 
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 
@@ -68,11 +69,41 @@ def _time_zone(value: str) -> str:
     return value
 
 
+def _folder(value: object) -> object:
+    if value == "":  # as a path it would be the working directory
+        raise ValueError("not a path")
+    return value
+
+
+def _port_range(value: str) -> str:
+    first, dash, last = value.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= 65535):
+        raise ValueError("not a range")
+    return value
+
+
+def ports_of(text: str) -> range:
+    """Read a range of ports."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last) + 1)
+
+
+def _docker_host(value: str) -> str:
+    if not value.startswith(("unix:///", "tcp://")):
+        raise ValueError("not an address of Docker")
+    return value
+
+
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Cuda = Annotated[int, BeforeValidator(_cuda)]
 Yuan = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=30 * 86400, allow_inf_nan=False)]
+Days = Annotated[float, Field(ge=0, le=36500, allow_inf_nan=False)]
+Folder = Annotated[Path, BeforeValidator(_folder), AfterValidator(absolute)]
+File = Folder
+PortRange = Annotated[str, AfterValidator(_port_range)]
+"""``FIRST-LAST``, both included; ``config.ports_of`` reads it."""
 
 
 class GpuDefaults(BaseModel):
@@ -104,6 +135,9 @@ class MachineDeclaration(BaseModel):
     cuda: Cuda | None = Field(default=None, description="a CUDA version like 12.8 (or 128)")
     price: Yuan | None = Field(default=None, description="a price in yuan per GPU-hour, at least 0")
     disk_gb: int = Field(default=0, ge=0, description="the machine's disk in whole GB")
+    devices: tuple[Name, ...] = Field(
+        default=(), description="a list that names each of its GPUs as `nvidia-smi -L` does, by index or uuid"
+    )
 
 
 class Settings(BaseSettings):
@@ -117,6 +151,9 @@ class Settings(BaseSettings):
     host: Name = Field(default="127.0.0.1", description="a host name or IP address to listen on")
     port: int = Field(default=7600, ge=0, le=65535, description="a port number from 0 to 65535 (0: any free one)")
     engine: Literal["auto", "local", "docker"] = Field(default="auto", description="auto, local or docker")
+    docker_host: Annotated[str, AfterValidator(_docker_host)] | None = Field(
+        default=None, description="the address of a Docker daemon, like unix:///run/docker.sock or tcp://10.0.0.7:2375"
+    )
     fake_gpus: Name | None = Field(
         default=None, description="machines to fake, like '2x4xRTX 4090@lab-a,1x2xRTX 3090@lab-b'"
     )
@@ -126,14 +163,57 @@ class Settings(BaseSettings):
     public_host: Name | None = Field(
         default=None, description="the host name or IP address by which others reach this host"
     )
+    ingress: bool = Field(default=True, description="true, or false for no ingress: addresses are the containers' own")
+    ingress_host: Name | None = Field(
+        default=None, description="a host name or IP address that containers' addresses and SSH logins listen on"
+    )
+    ingress_ports: PortRange = Field(default="20000-24999", description="a range of ports like 20000-24999")
+    ssh_ports: PortRange = Field(default="25000-29999", description="a range of ports like 25000-29999")
+    ingress_domain: Name | None = Field(
+        default=None, description="a domain whose names below it all lead here, like gpu.example.com"
+    )
+    ingress_domain_port: int = Field(default=443, ge=1, le=65535, description="a port number from 1 to 65535")
+    ingress_status_port: int = Field(default=7610, ge=0, le=65535, description="a port number from 0 to 65535")
+    ingress_connections: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="how many connections may be open at once, at least 1"
+    )
+    tls_certificate: File | None = Field(default=None, description="the path of a PEM file with the certificate chain")
+    tls_key: File | None = Field(default=None, description="the path of a PEM file with the private key")
+    tls_ca: File | None = Field(
+        default=None, description="the path of a PEM file: who signed the certificate, if clients do not know"
+    )
     registry: Name | None = Field(default=None, description="the URL of a registry, like file:///path")
+    file_storage: Folder | None = Field(
+        default=None, description="the path of a mounted folder that holds .muster-storage"
+    )
+    public_data: Folder | None = Field(
+        default=None, description="the path of a folder that all containers may read at /root/autodl-pub"
+    )
     time_zone: Annotated[str, AfterValidator(_time_zone)] = Field(default="+08:00", description="an offset like +08:00")
     admin_token: SecretStr | None = Field(default=None, min_length=8, description="a token of at least 8 characters")
-    drain_seconds: Seconds = Field(default=2.0, description="a number of seconds from 0 to 2592000")
+    drain_seconds: float | None = Field(
+        default=None, ge=0, le=86400, allow_inf_nan=False, description="a number of seconds from 0 to 86400"
+    )
     keep_stopped_seconds: Seconds = Field(default=3600.0, description="a number of seconds from 0 to 2592000")
+    keep_reusable_seconds: Seconds = Field(
+        default=7 * 86400.0, description="a number of seconds from 0 to 2592000 (AutoDL keeps 7 days)"
+    )
+    # Room for one more image of the usual size: CUDA and a framework unpack to 8 to 10 GB, and without it a pull fails.
+    keep_free_gb: int = Field(default=10, ge=0, le=1_000_000, description="a whole number of GB, or 0 for no limit")
+    lost_after_seconds: float = Field(default=60.0, ge=1, le=86400, description="a number of seconds from 1 to 86400")
     full_pass_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="a number of seconds above 0, at most 3600"
     )
+    rate_limit: float = Field(
+        default=50.0,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="a number of requests per second and token, or 0 for no limit",
+    )
+    keep_events_days: Days = Field(default=30.0, description="a number of days, or 0 for ever")
+    keep_containers_days: Days = Field(default=30.0, description="a number of days, or 0 for ever")
+    keep_audit_days: Days = Field(default=365.0, description="a number of days, or 0 for ever")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error"
     )
@@ -159,6 +239,12 @@ class Settings(BaseSettings):
         return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else self.host}:{self.port}"  # noqa: S104
 
     @property
+    def docker_url(self) -> str:
+        """Where the Docker daemon answers: as told, else as ``DOCKER_HOST`` says, else at its usual socket."""
+        told = os.environ.get("DOCKER_HOST", "")
+        return self.docker_host or (told if told.startswith(("unix:///", "tcp://")) else DOCKER_SOCKET)
+
+    @property
     def registry_url(self) -> str:
         """Where endpoint sets are published: the one told, or a folder of the home."""
         return self.registry or (self.home / "registry").as_uri()
@@ -167,6 +253,23 @@ class Settings(BaseSettings):
     def reachable_host(self) -> str:
         """By which name others reach this host."""
         return self.public_host or ("127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host)  # noqa: S104
+
+    @property
+    def longest_drain_seconds(self) -> float:
+        """How long requests in flight may take to end: as told, else 30 s, or 2 where no ingress can count them."""
+        default = 30.0 if self.ingress else 2.0
+        return default if self.drain_seconds is None else self.drain_seconds
+
+    @property
+    def ingress_public_host(self) -> str:
+        """By which name clients reach containers' addresses."""
+        host = self.ingress_listen_host
+        return self.public_host or ("127.0.0.1" if host in ("0.0.0.0", "::") else host)  # noqa: S104
+
+    @property
+    def ingress_listen_host(self) -> str:
+        """Where containers' addresses listen: as told, else where the API does."""
+        return self.ingress_host or self.host
 
     @property
     def profile_path(self) -> Path:

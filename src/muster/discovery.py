@@ -2,7 +2,8 @@
 
 It follows changes, asks the feed for the whole state of each deployment named, and publishes a set when it differs
 from the last one published. At start, after errors and from time to time it lists everything, which repairs whatever
-a lost change missed, empties the sets of deployments that ended unseen, and takes their names away.
+a lost change missed, empties the sets of deployments that ended unseen, and takes their names away. A set also names
+the authority that its endpoints' certificates are from, so another authority is another set.
 
 Fencing: taking over a key sets its epoch above the stored one (and at least to now in unix milliseconds), so a
 publisher that was paused and resumed finds itself fenced. When feed or registry fail, the last set stays as it is:
@@ -12,7 +13,7 @@ again soon.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from muster.clock import Clock, wait_for_event
@@ -34,15 +35,22 @@ class _Published:
     epoch: int
     revision: int
     endpoints: tuple[Endpoint, ...]
+    ca_pem: str | None
 
 
 class Watcher:
-    """Publishes what one feed says. It must be the only publisher of its keys: others fence it, or it them."""
+    """Publishes what one feed says. It must be the only publisher of its keys: others fence it, or it them.
 
-    def __init__(self, feed: Feed, registry: Registry, clock: Clock) -> None:
+    ``ca_pem`` tells the authority that clients are to trust for the endpoints, ``None`` if they know it.
+    """
+
+    def __init__(
+        self, feed: Feed, registry: Registry, clock: Clock, *, ca_pem: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._feed = feed
         self._registry = registry
         self._clock = clock
+        self._ca_pem = ca_pem
         self._published: dict[ServiceKey, _Published] = {}
         self._aliases: dict[ServiceKey, ServiceKey | None] = {}
         self._ended: set[ServiceKey] = set()
@@ -131,17 +139,20 @@ class Watcher:
 
     async def _publish(self, key: ServiceKey, endpoints: tuple[Endpoint, ...]) -> None:
         last = self._published.get(key)
-        if last is not None and last.endpoints == endpoints:
+        ca_pem = self._ca_pem()
+        if last is not None and (last.endpoints, last.ca_pem) == (endpoints, ca_pem):
             return
         now = self._clock.now()
         if last is None:
             stored = await self._registry.get(key)
             epoch = max(0 if stored is None else stored.epoch + 1, int(now.timestamp() * 1000))
-            coming = _Published(epoch, 1, endpoints)
+            coming = _Published(epoch, 1, endpoints, ca_pem)
         else:
-            coming = _Published(last.epoch, last.revision + 1, endpoints)
+            coming = _Published(last.epoch, last.revision + 1, endpoints, ca_pem)
         try:
-            await self._registry.publish(key, EndpointSet(coming.epoch, coming.revision, endpoints, published_at=now))
+            await self._registry.publish(
+                key, EndpointSet(coming.epoch, coming.revision, endpoints, published_at=now, ca_pem=ca_pem)
+            )
         except RegistryError:
             self._published.pop(key, None)  # fenced, or done and the answer lost: take the key over anew
             raise

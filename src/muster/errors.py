@@ -8,13 +8,16 @@
     │  ├─ NotFound               no such thing in this account
     │  ├─ Conflict               the thing exists, but not in a state that allows this
     │  ├─ Forbidden              the account's role does not allow this: ask an admin
-    │  └─ Unauthenticated        no token, or one that is unknown, revoked or expired
+    │  ├─ Unauthenticated        no token, or one that is unknown, revoked or expired
+    │  └─ TooManyRequests        the token asks too often: wait ``retry_after_seconds``
     ├─ StoreError
     │  ├─ StaleWrite             somebody else wrote first: load again and decide again
     │  └─ StoreUnavailable       the database cannot be reached, or belongs to a newer version
     ├─ EngineError
     │  ├─ EngineUnavailable      transient: try again after ``retry_after_seconds``
+    │  │  └─ MachineUnreachable    the host itself does not answer: if that lasts, it is lost
     │  └─ EngineRejected         permanent for this container: it fails with ``reason``
+    ├─ StorageError            the file storage is not mounted, read-only, full or broken: the operator mends it
     ├─ FeedError
     │  └─ CursorExpired          the events after this cursor are gone: list again
     ├─ RegistryError
@@ -56,8 +59,8 @@ class InvalidSpec(RequestError):
 class NotFound(RequestError):
     """There is no such thing in the caller's account; another account's thing looks the same."""
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"no {kind} {name!r}")
+    def __init__(self, kind: str, name: str, message: str = "") -> None:
+        super().__init__(message or f"no {kind} {name!r}")
         self.kind = kind
         self.name = name
 
@@ -72,6 +75,15 @@ class Forbidden(RequestError):
 
 class Unauthenticated(RequestError):
     """No token was given, or one that is unknown, revoked or expired."""
+
+
+class TooManyRequests(RequestError):
+    """A token asks more often than ``per_second``; the same request will do after ``retry_after_seconds``."""
+
+    def __init__(self, per_second: float, retry_after_seconds: float) -> None:
+        super().__init__(f"more than {per_second:g} requests a second: try again in {retry_after_seconds:.3g} s")
+        self.per_second = per_second
+        self.retry_after_seconds = retry_after_seconds
 
 
 class StoreError(MusterError):
@@ -98,12 +110,23 @@ class EngineUnavailable(EngineError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class MachineUnreachable(EngineUnavailable):
+    """The host itself does not answer, which is more than an engine that is down: what ran there may be gone."""
+
+
 class EngineRejected(EngineError):
     """The engine will never do this for this container; ``reason`` is the container's reason word."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class StorageError(MusterError):
+    """The file storage cannot be used; the message is one line and says what the operator can do.
+
+    The engine fails the start of a container with it, the API answers that it is unavailable.
+    """
 
 
 class FeedError(MusterError):

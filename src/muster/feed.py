@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 
 from muster.clock import Clock, wait_for_event
 from muster.model.container import Container, ContainerStatus
-from muster.model.deployment import PORTS, Deployment, PortProtocol
+from muster.model.deployment import PORTS, DeploymentSpec, PortProtocol
 from muster.model.endpoint import Endpoint, ServiceKey
 from muster.model.event import Cursor
 from muster.model.feed import ChangeBatch, Listing, ServiceState
+from muster.model.front import Front, service_address, service_url
 from muster.model.ids import DeploymentId
 from muster.store.port import Changes, Store, Transaction
+from muster.store.specs import spec_of
 
 POLL_SECONDS = 1.0
 """How long a lost hint may delay a change."""
@@ -24,11 +26,12 @@ deployment, so the work of n containers would grow with n²."""
 
 
 class StoreFeed:
-    """Reads readiness from the store; one instance may have many readers."""
+    """Reads readiness from the store; one instance may have many readers. Endpoints are addresses of ``front``."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, front: Front | None = None) -> None:
         self._store = store
         self._clock = clock
+        self._front = front
         self._readers: set[_Reader] = set()
         store.on_commit(self._hint)
 
@@ -36,14 +39,14 @@ class StoreFeed:
         """Return every live deployment, and the cursor of that moment."""
 
         def work(tx: Transaction) -> Listing:
-            states = [_state(tx, deployment_id) for deployment_id in tx.deployments.unsettled()]
+            states = [_state(tx, deployment_id, self._front) for deployment_id in tx.deployments.unsettled()]
             return Listing(states, tx.events.last())
 
         return await self._store.read(work)
 
     async def service(self, deployment_id: DeploymentId) -> ServiceState:
         """Return one deployment as it is now."""
-        return await self._store.read(lambda tx: _state(tx, deployment_id))
+        return await self._store.read(lambda tx: _state(tx, deployment_id, self._front))
 
     async def changes(self, cursor: Cursor) -> AsyncIterator[ChangeBatch]:
         """Yield batches after ``cursor`` for ever."""
@@ -83,19 +86,23 @@ class _Reader:
         return taken
 
 
-def _state(tx: Transaction, deployment_id: DeploymentId) -> ServiceState:
+def _state(tx: Transaction, deployment_id: DeploymentId, front: Front | None) -> ServiceState:
     deployment = tx.deployments.get(deployment_id)
     if deployment is None:
         return ServiceState(deployment_id, {}, {})
     account = tx.accounts.get(deployment.account_id)
     assert account is not None
-    ready = [each for each in tx.containers.of_deployment(deployment_id, finished_limit=0) if _serves(each)]
+    ready = [
+        (each, spec_of(tx, each, deployment))
+        for each in tx.containers.of_deployment(deployment_id, finished_limit=0)
+        if _serves(each)
+    ]
     named = tx.deployments.oldest_live(deployment.account_id, deployment.spec.name)
     endpoints: dict[ServiceKey, tuple[Endpoint, ...]] = {}
     aliases: dict[ServiceKey, ServiceKey | None] = {}
     for port in PORTS:
         key = ServiceKey(account.name, deployment_id, port)
-        found = (_endpoint(deployment, container, port) for container in ready)
+        found = (_endpoint(spec, container, port, front) for container, spec in ready)
         endpoints[key] = tuple(sorted((each for each in found if each), key=lambda each: each.id))
         alias = ServiceKey(account.name, deployment.spec.name, port)
         aliases[alias] = None if named is None else ServiceKey(account.name, named.id, port)
@@ -106,20 +113,20 @@ def _serves(container: Container) -> bool:
     return container.status is ContainerStatus.RUNNING and container.is_ready and container.stop is None
 
 
-def _endpoint(deployment: Deployment, container: Container, port: int) -> Endpoint | None:
-    address, placement = container.addresses.get(port), container.placement
+def _endpoint(spec: DeploymentSpec, container: Container, port: int, front: Front | None) -> Endpoint | None:
+    address, placement = service_address(front, container, port), container.placement
     if address is None or placement is None or container.uuid is None:
         return None
-    protocol = deployment.spec.protocols.get(port, PortProtocol.HTTP)
-    scheme = "http" if protocol is PortProtocol.HTTP else "tcp"
+    protocol = spec.protocols.get(port, PortProtocol.HTTP)
+    url = service_url(front, address, protocol)
     return Endpoint(
         id=container.uuid,
-        url=f"{scheme}://{address.host}:{address.port}",
+        url=url if protocol is PortProtocol.HTTP else f"tcp://{url}",
         protocol=protocol,
         data_center=placement.data_center,
         gpu_name=placement.gpu_name,
         gpu_num=placement.gpu_num,
-        concurrency=deployment.spec.service.concurrency,
-        budgets=deployment.spec.service.budgets,
+        concurrency=spec.service.concurrency,
+        budgets=spec.service.budgets,
         started_at=container.started_at,
     )

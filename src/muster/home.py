@@ -8,8 +8,10 @@ A module of its own, without pydantic, because every command needs it and nobody
 into its home only: writing the user's own folder too would let two homes on one machine overwrite each other.
 """
 
+import contextlib
 import json
 import os
+import secrets
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ import platformdirs
 from muster.errors import SetupError
 
 PROFILE = "profile.json"
+INGRESS_TOKEN = "ingress.token"  # noqa: S105  a file's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,42 @@ def write_profile(path: Path, url: str, token: str) -> None:
         draft.replace(path)
     except OSError as error:
         raise SetupError(f"{path}: cannot be written: {error.strerror}; choose another folder with --home") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file of the home, whole or not at all, readable by its owner only. Raises ``SetupError``."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError as error:
+        raise SetupError(f"{path}: cannot be written: {error.strerror}; choose another folder with --home") from error
+
+
+def shared_secret(path: Path) -> str:
+    """Return the secret in a file of the home by which its processes know each other; the first who asks draws it.
+
+    Raises ``SetupError``, also for a file that is empty (after a loss of power): everybody knows an empty secret.
+    """
+    try:
+        secret = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        write_text(draft, secrets.token_urlsafe(32) + "\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)  # unlike a rename it fails where somebody was faster
+        draft.unlink()
+        secret = path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise SetupError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        secret = ""
+    if not secret:
+        raise SetupError(f"{path}: holds no secret; remove it, and restart server and ingress")
+    return secret
 
 
 def read_profile(path: Path) -> Profile | None:

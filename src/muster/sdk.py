@@ -39,6 +39,7 @@ from muster.balancer.balancer import Balancer, Statistics
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.limit import DEFAULT_CONCURRENCY
 from muster.balancer.queue import DEFAULT_CAPACITY, DEFAULT_WAIT_SECONDS
+from muster.balancer.refusal import outcome_of
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
 from muster.errors import InvalidSpec, NoEndpoints, RegistryError
@@ -171,6 +172,15 @@ class Service:
         seconds = self._gate.wait_seconds if timeout is None else timeout
         return Acquisition(self._gate, seconds, self._by_task, self._by_thread)
 
+    @property
+    def ca_pem(self) -> str | None:
+        """The authority to trust at the endpoints, for users of ``acquire`` who speak TLS; the transports know it.
+
+        PEM; ``None`` if there is no set yet, or if the endpoints need none but those that everybody knows.
+        """
+        present = self._gate.endpoints
+        return None if present is None else present.ca_pem
+
     async def wait_ready(self, min_endpoints: int = 1, timeout: float = DEFAULT_WAIT_SECONDS) -> None:
         """Return when the set holds at least ``min_endpoints``. Raises ``NoEndpoints`` after ``timeout`` seconds."""
         self._by_task.pin()
@@ -204,7 +214,8 @@ class Acquisition:
     """The context of ``Service.acquire``; used once.
 
     A failed connect (``ConnectionRefusedError`` or httpx's connect errors) that leaves the block puts the replica
-    aside; any other exception says nothing about it.
+    aside; any other exception says nothing about it. Whoever is answered 503 with ``x-muster-refused`` tells that by
+    ``lease.refused(reason)`` and asks for another lease: nothing was sent to the replica.
     """
 
     def __init__(self, gate: Gate, seconds: float, by_task: "_TaskWatch", by_thread: "_ThreadWatch") -> None:
@@ -236,10 +247,12 @@ class Acquisition:
 
     def _end(self, exc: BaseException | None) -> None:
         assert self._lease is not None
-        if exc is None:
+        if self._lease.refusal is not None:
+            outcome = outcome_of(self._lease.refusal)
+        elif exc is None:
             outcome = Outcome.OK
         elif isinstance(exc, ConnectionRefusedError | httpx.ConnectError | httpx.ConnectTimeout):
-            outcome = Outcome.REFUSED
+            outcome = Outcome.UNREACHABLE
         else:
             outcome = Outcome.FAILED
         self._gate.release(self._lease, outcome)

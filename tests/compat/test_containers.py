@@ -72,6 +72,7 @@ def test_without_a_deployment_all_containers_of_the_account_are_listed(world: Wo
 FILTERS: list[tuple[dict[str, Any], set[str]]] = [
     ({}, {"small", "big"}),
     ({"status": []}, {"small", "big"}),
+    ({"status": [""]}, {"small", "big"}),
     ({"status": ["running"]}, {"small"}),
     ({"status": ["running", "creating"]}, {"small", "big"}),
     ({"gpu_name": "L20"}, {"big"}),
@@ -86,6 +87,8 @@ FILTERS: list[tuple[dict[str, Any], set[str]]] = [
     ({"date_from": "2020-01-01"}, {"small", "big"}),
     ({"date_from": "2020-01-01 10:00:00", "date_to": "2020-01-02"}, set()),
     ({"date_to": "2999-12-31T00:00:00+08:00"}, {"small", "big"}),
+    ({"date_from": "2020-01-01T00:00:00Z", "date_to": "2999-12-31T00:00:00-05:00"}, {"small", "big"}),
+    ({"date_from": "2020-01-01T00:00:00.123456+05:30", "date_to": "29991231"}, {"small", "big"}),
     ({"container_uuid": "0123456789-0123456789-0123456789"}, set()),
 ]
 
@@ -105,6 +108,8 @@ MISTYPED = [
     ("released", 0, "must be true or false"),
     ("date_from", "yesterday", "must be a time like"),
     ("date_from", "0001-01-01", "must be a time like"),
+    ("date_from", "2026-02-30", "must be a time like"),
+    ("date_to", "1772413200", "must be a time like"),
     ("date_to", "9999-12-31T23:59:59-08:00", "must be a time like"),
     ("memory_size_from", 64 * GIB, "is in GB"),
     ("price_from", "1", "must be a number"),
@@ -186,6 +191,42 @@ def test_stop_with_decrease_lowers_the_number_once(world: World) -> None:
     world.ok("PUT", STOP, asked)
     assert replica_num(world, uuid) == 1
     assert len(world.ok("POST", EVENTS, {"deployment_uuid": uuid})["list"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [
+        ({"decrease_replica": True}, 1),
+        ({"decrease_replica": False}, 2),
+        ({"decrease_replica": True, "decrease_one_replica_num": False}, 2),
+        ({"decrease_replica": True, "decrease_one_replica_num": None}, 1),
+    ],
+)
+def test_decrease_has_an_older_word(world: World, asked: dict[str, Any], left: int) -> None:
+    uuid = world.create()
+    world.ok("PUT", STOP, {"deployment_container_uuid": world.place(uuid).uuid, **asked})
+    assert replica_num(world, uuid) == left
+
+
+@pytest.mark.parametrize("said", ["", None, ...])
+def test_an_empty_command_before_shutdown_leaves_it_to_the_deployment(world: World, said: Any) -> None:
+    container = world.place(world.create(template__cmd_before_shutdown="sync"))
+    asked = {} if said is ... else {"cmd_before_shutdown": said}
+    world.ok("PUT", STOP, {"deployment_container_uuid": container.uuid, **asked})
+    stop = world.row(container).stop
+    assert stop is not None
+    assert stop.cmd_before_shutdown is None
+
+
+@pytest.mark.parametrize("end", ["2026-03-02", "20260302", "2026-W10-1"])
+def test_a_day_as_an_end_is_the_whole_day_in_the_zone_of_the_answers(world: World, end: str) -> None:
+    """And rows stay in the order of their making when the clock goes back."""
+    moments = ["2026-03-02T15:59:59+00:00", "2026-03-01T16:00:00+00:00", "2026-03-02T16:00:00+00:00"]
+    uuid = world.create(template__dc_list=[])
+    made = [world.place(uuid, gpu=gpu, now=datetime.datetime.fromisoformat(at)) for gpu, at in enumerate(moments)]
+    asked = {"deployment_uuid": uuid, "date_from": "2026-03-02 00:00:00", "date_to": end}
+    listed = [row["uuid"] for row in world.ok("POST", LIST, asked)["list"]]
+    assert listed == [made[1].uuid, made[0].uuid]
 
 
 def test_the_number_never_falls_below_zero(world: World) -> None:

@@ -1,11 +1,16 @@
 """What all of AutoDL's paths have in common: token, envelope, body, and what an unknown path says."""
 
+import datetime
 import re
 from typing import Any
 
 import pytest
 
-from tests.compat.world import ADMIN, BODY, MEMBER, World
+from muster.model.blacklist import BlacklistEntry
+from muster.model.ids import MachineId
+from muster.model.machine import Drain
+from muster.store.port import Transaction
+from tests.compat.world import ADMIN, BODY, MACHINES, MEMBER, World
 
 DENIED = ("AuthorizeFailed", "登录超时，请重新登录")
 WRONG = "RequestParameterIsWrong"
@@ -26,8 +31,18 @@ AUTODL = [
     ("POST", "/api/v2/image/list"),
     ("POST", "/api/v1/dev/machine/region/gpu_stock"),
     ("GET", "/api/v1/dev/machine/gpu_stock"),
+    ("POST", "/api/v1/dev/deployment/blacklist"),
+    ("GET", "/api/v1/dev/deployment/blacklist"),
+    ("POST", "/api/v1/dev/deployment/blacklist/list"),
+    ("POST", "/api/v1/dev/deployment/scheduling/blacklist"),
+    ("GET", "/api/v1/dev/deployment/scheduling/blacklist"),
+    ("GET", "/api/v1/dev/deployment/ddp/overview"),
+    ("POST", "/api/v1/dev/wallet/balance"),
+    ("POST", "/api/v1/dev/exclusive_nfs/mount"),
 ]
-WITH_BODY = [(method, path) for method, path in AUTODL if method != "GET"]
+BODILESS = {"/api/v1/dev/deployment/blacklist/list", "/api/v1/dev/wallet/balance"}
+"""Nothing is read there, so it does not matter what is sent."""
+WITH_BODY = [(method, path) for method, path in AUTODL if method != "GET" and path not in BODILESS]
 
 
 @pytest.mark.parametrize(("method", "path"), AUTODL)
@@ -68,11 +83,14 @@ def test_the_envelope_has_autodls_keys_in_its_order(shared: World) -> None:
         b'{"page_index": ' + b"9" * 5000 + b"}",
         b"[" * 100_000,
         b'{"a":' * 50_000,
+        b'{"a":' * 65 + b"1" + b"}" * 65,
+        b'{"a":' + b"[" * 900 + b"]" * 900 + b"}",
         b"\xff\xfe",
         b'{"name": "\\ud800"}',
         b'{"name": "a\\u0000b"}',
         b'{"\\u0000": 1}',
         b'{"name": "' + b"x" * (1 << 20) + b'"}',
+        b'{"name": "' + b"x" * (10 << 20) + b'"}',
     ],
     ids=lambda raw: raw[:16].decode("latin1"),
 )
@@ -97,7 +115,7 @@ def test_the_content_type_does_not_matter(shared: World, kind: str | None) -> No
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/v1/dev/image/list", "/api/v1/dev/nothing", "/api/v3/x", "/api", "/api/v1/dev/deployment/blacklist"]
+    "path", ["/api/v1/dev/image/list", "/api/v1/dev/nothing", "/api/v3/x", "/api", "/api/v1/dev/deployment/blacklist/x"]
 )
 def test_an_unknown_path_is_a_404_in_the_envelope(shared: World, path: str) -> None:
     response = shared.send("POST", path)
@@ -161,6 +179,12 @@ def test_stock_is_counted_by_model(world: World) -> None:
         assert all(len(entry) == 1 for entry in data)
 
 
+def test_a_machine_whose_engine_does_not_answer_has_nothing_idle(world: World) -> None:
+    world.write(lambda tx: tx.machines.set_problem(MACHINES[0].id, "engine_unavailable: no answer"))
+    row = world.ok("GET", "/machine/gpu_stock")["RTX 4090"]
+    assert (row["idle_gpu_num"], row["total_gpu_num"]) == (4, 8)
+
+
 def test_all_stock_is_one_object_keyed_by_model(shared: World) -> None:
     assert shared.ok("GET", "/machine/gpu_stock") == {
         name: {
@@ -169,6 +193,41 @@ def test_all_stock_is_one_object_keyed_by_model(shared: World) -> None:
             "total_gpu_num": number,
             "chip_corp": "nvidia",
             "cpu_arch": "x86",
+            "fits": fits,
         }
-        for name, number in (("RTX 4090", 8), ("L20", 2))
+        for name, number, fits in (
+            ("RTX 4090", 8, {"1": 8, "2": 4, "4": 2, "8": 0}),
+            ("L20", 2, {"1": 2, "2": 1, "4": 0, "8": 0}),
+        )
     }
+
+
+def test_what_fits_is_counted_machine_by_machine_and_only_where_the_caller_may_go(world: World) -> None:
+    def fits() -> dict[str, int]:
+        found: dict[str, int] = world.ok("GET", "/machine/gpu_stock")["RTX 4090"]["fits"]
+        return found
+
+    first, second = MACHINES[0].id, MACHINES[1].id
+    world.place(world.create(token=MEMBER))
+    assert fits() == {"1": 7, "2": 3, "4": 1, "8": 0}
+    world.write(lambda tx: tx.machines.set_placing(second, is_cordoned=True, drain=Drain.NONE))
+    assert fits() == {"1": 3, "2": 1, "4": 0, "8": 0}
+    world.write(lambda tx: tx.machines.set_placing(second, is_cordoned=False, drain=Drain.NONE))
+    ban(world, "member", first)
+    assert fits() == {"1": 7, "2": 3, "4": 1, "8": 0}, "another account's ban is its own affair"
+    ban(world, "admin", first)
+    assert fits() == {"1": 4, "2": 2, "4": 1, "8": 0}
+    row = world.ok("GET", "/machine/gpu_stock")["RTX 4090"]
+    assert (row["idle_gpu_num"], row["total_gpu_num"]) == (4, 8)
+
+
+def ban(world: World, account_name: str, machine_id: MachineId) -> None:
+    now = world.clock.now()
+    later = now + datetime.timedelta(hours=1)
+
+    def work(tx: Transaction) -> None:
+        account = tx.accounts.by_name(account_name)
+        assert account is not None
+        tx.blacklist.put(BlacklistEntry(account.id, machine_id, "lab-a", "", now, now, later))
+
+    world.write(work)

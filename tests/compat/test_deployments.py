@@ -100,6 +100,18 @@ MISTYPED = [
     ("container_template.env_vars", ["A=1"], "must be an object"),
     ("container_template.env_vars.A", {"A": 1}, "must be a string"),
     ("container_template.env_vars", {"A=B": "1"}, "'A=B' is no name of an environment variable"),
+    ("container_template.env_vars", {"A B": "1"}, "'A B' is no name of an environment variable"),
+    ("container_template.cmd", "x" * 100_000, "must be at most 30000 characters long"),
+    ("name", "x" * 256, "must be at most 255 characters long"),
+    ("name", "a\nb", "must be one line without control characters, has U+000A at 1"),
+    ("name", "\x1b[2J", "must be one line without control characters, has U+001B at 0"),
+    ("name", "a\u2028b", "must be one line without control characters, has U+2028 at 1"),
+    ("container_template.dc_list.0", ["a\tb"], "must be one line without control characters, has U+0009 at 1"),
+    (
+        "container_template.cmd",
+        "echo \x1b[2J",
+        "must not hold control characters other than tabs and line ends (use printf), has U+001B at 5",
+    ),
     ("service", 5, "must be an object"),
     ("service.concurrency", {"concurrency": 0}, "must be at least 1, got 0"),
     ("service.drain_seconds", {"drain_seconds": 1e9}, "must be from 0 to 86400, got 1000000000.0"),
@@ -119,20 +131,23 @@ def test_a_wrong_field_is_named_with_what_would_be_right(shared: World, field: s
     assert shared.refused("POST", "/deployment", asked) == (WRONG, f"请求参数错误: {field}: {reason}")
 
 
+@pytest.mark.parametrize("cmd", ["a\tb", "set -e\npython x.py\n", "a\r\nb", "echo 你好 🚀", "x" * 30_000])
+def test_a_command_is_kept_as_it_was_written(world: World, cmd: str) -> None:
+    assert spec_of(world, world.create(template__cmd=cmd)).cmd == cmd
+
+
+def test_names_need_not_be_unique_nor_ascii(world: World) -> None:
+    uuids = [world.create(name="语音识别 🚀"), world.create(name="语音识别 🚀")]
+    rows = world.ok("POST", "/deployment/list", {"name": "语音识别 🚀"})["list"]
+    assert [row["uuid"] for row in rows] == uuids[::-1]
+
+
 def test_unknown_fields_are_ignored(world: World) -> None:
     assert world.create(page=1, surprise={"a": [1]}, template__entrypoint="x")
 
 
 def test_an_unknown_image_is_refused_as_autodl_does(shared: World) -> None:
     assert shared.refused("POST", "/deployment", body(template__image_uuid="asr:0.3.1")) == ("BadRequest", "镜像不存在")
-
-
-@pytest.mark.parametrize("kind", ["Job", "Container"])
-def test_types_that_are_not_built_yet_are_refused_clearly(shared: World, kind: str) -> None:
-    code, msg = shared.refused("POST", "/deployment", body(deployment_type=kind, parallelism_num=1))
-    assert code == "BadRequest"
-    assert kind in msg
-    assert "ReplicaSet" in msg
 
 
 def test_a_job_needs_parallelism_num(shared: World) -> None:
@@ -143,6 +158,37 @@ def test_a_job_needs_parallelism_num(shared: World) -> None:
 def test_cuda_v_alone_is_a_minimum(world: World) -> None:
     uuid = world.create(template__cuda_v=118, template__cuda_v_from=..., template__cuda_v_to=...)
     assert spec_of(world, uuid).requirements.cuda == Range(118)
+
+
+@pytest.mark.parametrize("kind", ["ReplicaSet", "Container"])
+def test_parallelism_num_means_nothing_but_for_a_job(world: World, kind: str) -> None:
+    for number in (0, 1, 7):
+        uuid = world.create(deployment_type=kind, replica_num=1, parallelism_num=number)
+        assert spec_of(world, uuid).parallelism_num == 1
+
+
+def test_a_container_is_one_whatever_replica_num_says(world: World) -> None:
+    for number in (..., 0, 1, 7):
+        assert spec_of(world, world.create(deployment_type="Container", replica_num=number)).replica_num == 1
+
+
+@pytest.mark.parametrize("field", ["replica_num", "parallelism_num"])
+def test_a_job_of_nothing_is_refused(shared: World, field: str) -> None:
+    asked = body(deployment_type="Job", **{"replica_num": 3, "parallelism_num": 1, field: 0})
+    assert shared.refused("POST", "/deployment", asked) == (
+        WRONG,
+        f"请求参数错误: {field}: must be at least 1 for a Job",
+    )
+
+
+def test_zeros_for_the_range_of_cuda_leave_it_to_cuda_v(world: World) -> None:
+    uuid = world.create(template__cuda_v=118, template__cuda_v_from=0, template__cuda_v_to=0)
+    assert spec_of(world, uuid).requirements.cuda == Range(118)
+
+
+def test_empty_names_in_lists_are_none(world: World) -> None:
+    needs = spec_of(world, world.create(template__dc_list=["", "lab-a"], template__gpu_name_set=[""])).requirements
+    assert (needs.data_centers, needs.gpu_names) == ({"lab-a"}, frozenset())
 
 
 def test_cuda_v_zero_is_no_constraint(world: World) -> None:
@@ -304,11 +350,19 @@ def test_stopping_is_final_and_may_be_repeated(world: World, method: str, key: s
     assert world.ok("POST", "/deployment/list")["list"] == [row]
 
 
-@pytest.mark.parametrize("word", ["start", "", "delete", "Stop"])
-def test_stop_is_the_only_operation(world: World, word: str) -> None:
+@pytest.mark.parametrize("word", ["start", "", "Stop", "restart"])
+def test_there_is_no_way_back_from_stop_nor_any_other_operation(world: World, word: str) -> None:
     asked = {"deployment_uuid": world.create(), "operate": word}
     code, msg = world.refused("PUT", "/deployment/operate", asked)
-    assert (code, msg) == (WRONG, "请求参数错误: operate: must be 'stop', the only operation")
+    assert (code, msg) == (WRONG, f"请求参数错误: operate: must be 'stop' or 'delete', got {word!r}")
+
+
+@pytest.mark.parametrize("key", ["operate", "operation"])
+def test_the_operation_delete_is_the_same_as_delete(world: World, key: str) -> None:
+    asked = {"deployment_uuid": world.create(), key: "delete"}
+    assert world.ok("PUT", "/deployment/operate", asked) is None
+    assert world.ok("POST", "/deployment/list")["list"] == []
+    assert world.refused("PUT", "/deployment/operate", asked)[0] == "RecordNotFoundError"
 
 
 def test_a_deleted_deployment_is_gone_from_everywhere(world: World) -> None:

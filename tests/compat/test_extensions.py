@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_without_a_valid_token_it_is_a_401(shared: World, method: str, path: str
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/accounts"), ("POST", "/accounts"), ("POST", "/accounts/admin/tokens")]
+    ("method", "path"), [("GET", "/accounts"), ("POST", "/accounts"), ("PUT", "/accounts/member/quota")]
 )
 def test_accounts_are_for_admins_only(world: World, method: str, path: str) -> None:
     response = world.send(method, ROOT + path, token=MEMBER, json={"name": "mine", "role": "admin"})
@@ -104,6 +105,13 @@ def test_machines_show_which_gpus_are_taken(world: World) -> None:
     assert machines[2]["gpu_name"] == "L20"
     assert machines[2]["memory_size"] == 128 * 2**30
     assert machines[2]["cuda_v"] == 124
+    assert {each["problem"] for each in machines} == {""}
+
+
+def test_machines_show_whose_engine_cannot_be_used(world: World) -> None:
+    world.write(lambda tx: tx.machines.set_problem(MACHINES[1].id, "engine_unavailable: no answer"))
+    machines = get(world, "/machines", token=MEMBER)["machines"]
+    assert [each["problem"] for each in machines] == ["", "engine_unavailable: no answer", ""]
 
 
 def test_a_check_spells_out_every_default_and_creates_nothing(world: World) -> None:
@@ -184,6 +192,21 @@ def test_logs_come_from_the_containers_own_run(world: World) -> None:
     assert world.send("GET", path, token=MEMBER).status_code == 404
     assert world.send("GET", f"{path}?tail=-1").status_code == 422
     assert world.send("GET", f"{path}?follow=perhaps").status_code == 422
+
+
+def test_logs_begin_at_a_time_or_so_long_ago(world: World) -> None:
+    path = f"{ROOT}/containers/{world.up(world.place(world.create())).uuid}/logs"
+    assert " since=2026-03-02T02:00:00+00:00 " in world.send("GET", f"{path}?since=2026-03-02T10:00:00%2B08:00").text
+    before = world.clock.now() - datetime.timedelta(minutes=10)
+    told = re.search(r"since=(\S+)", world.send("GET", f"{path}?since=10m").text)
+    assert told is not None
+    assert before <= datetime.datetime.fromisoformat(told[1]) <= world.clock.now() - datetime.timedelta(minutes=10)
+    refused = get(world, f"/containers/{path.split('/')[-2]}/logs?since=yesterday", status=422)
+    assert error(refused)[2] == "since"
+    world.access.capabilities = replace(world.access.capabilities, dates_logs=False)
+    refused = get(world, f"/containers/{path.split('/')[-2]}/logs?since=10m", status=409)
+    assert "does not date" in error(refused)[1]
+    assert world.send("GET", path).status_code == 200
 
 
 def lines(world: World, query: str, *, token: str = ADMIN) -> list[dict[str, Any]]:

@@ -1,11 +1,15 @@
-"""Whatever JSON is thrown at a route: an answer in the contract, never a 5xx, never another account's data.
+"""Whatever is thrown at a route: an answer in the contract, no 5xx, no traceback, nothing of another account.
 
-Bodies are made from the fields that the routes know, with values of every JSON type, so that most of them get past
-the first check. The victim's data are there to be found: a deployment with a running container, whose ids are among
-the values.
+The routes and their fields are those of the checked-in OpenAPI file, so that a new one is thrown at without being named
+here. Bodies are made from these fields with values of every JSON type, from right bodies with a few values changed, and
+from bytes. The victim's data are there to be found: a deployment with a running container, whose ids are among the
+values.
 """
 
+import copy
 import json
+import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,23 +17,34 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
-from muster.api import schemas
 from muster.model.ids import DeploymentId
+from muster.model.image import LOCAL_IMAGE
+from tests.compat.contract import CALLS, Things
 from tests.compat.test_conventions import AUTODL
-from tests.compat.world import BODY, MEMBER, World
+from tests.compat.test_openapi import FILE
+from tests.compat.world import BODY, MACHINES, MEMBER, World
 
-EXTENSIONS = [("POST", "/api/v1/muster/deployments/check"), ("POST", "/api/v1/muster/accounts")]
-ROUTES = [(method, path) for method, path in [*AUTODL, *EXTENSIONS] if method != "GET"]
+DOCUMENT = json.loads(FILE.read_text())
+THINGS: dict[str, list[str]] = {
+    "name": ["admin", "member"],
+    "uuid": [LOCAL_IMAGE],
+    "machine_id": [MACHINES[0].id],
+    "host": ["lab:5000"],
+    "token_id": ["0123456789"],
+}
+DOCUMENTED = [
+    (method.upper(), path)
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+    if "requestBody" in operation and not path.endswith("/files/content")
+]
+ROUTES = sorted({*DOCUMENTED, *((method, path) for method, path in AUTODL if method != "GET")})
+FIELDS = sorted(
+    {name for schema in DOCUMENT["components"]["schemas"].values() for name in schema.get("properties", ())}
+)
+CODES = {"Success", "RequestParameterIsWrong", "RecordNotFoundError", "BadRequest"}
 SECRET = "only-the-victim-knows"
-
-REQUESTS: list[type[BaseModel]] = [
-    schemas.CreateDeployment, schemas.ContainerTemplate, schemas.ServiceBody, schemas.HealthCheckBody,
-    schemas.ListDeployments, schemas.ListContainers, schemas.ListEvents, schemas.StopContainer,
-    schemas.SetReplicaNum, schemas.Operate, schemas.StockFilter, schemas.NewAccount,
-]  # fmt: skip
-FIELDS = sorted({name for request in REQUESTS for name in request.model_fields})
 
 
 @pytest.fixture(scope="module")
@@ -72,22 +87,70 @@ EXAMPLES = pytest.mark.parametrize(
 )
 
 
-@EXAMPLES
-def test_any_body_is_answered_within_the_contract(shared: World, victim: tuple[str, str], examples: int) -> None:
-    fields = st.dictionaries(st.sampled_from(FIELDS), values(victim), max_size=3)
-    thrown = st.dictionaries(st.sampled_from(FIELDS), values(victim), max_size=10)
-    nearly_right = st.builds(
-        lambda outer, inner: {**BODY, **outer, "container_template": {**BODY["container_template"], **inner}},
-        fields,
-        fields,
-    )
+def right_bodies(ids: tuple[str, str]) -> list[dict[str, Any]]:
+    own = Things(MEMBER, *ids)
+    service = {"concurrency": 4, "budgets": {"tokens": 100}, "health_check": {"port": 6008, "path": "/healthz"}}
+    everything = {**BODY, "parallelism_num": 1, "service": service}
+    return [everything, {"deployment_uuid": ids[0], **everything}, *(call.valid(own) for call in CALLS)]
 
+
+@st.composite
+def changed_bodies(draw: st.DrawFn, ids: tuple[str, str]) -> Any:
+    """Draw a right body in which some values, at whatever depth, are others, gone, or wrapped."""
+    body = copy.deepcopy(draw(st.sampled_from(right_bodies(ids))))
+    for _ in range(draw(st.integers(1, 3))):
+        inside: Any = body
+        while isinstance(inside, dict) and inside:
+            name = draw(st.sampled_from(sorted(inside)))
+            if not isinstance(inside[name], dict) or draw(st.booleans()):
+                how = draw(st.sampled_from(["other", "gone", "list", "object", "huge", "text"]))
+                old = inside.pop(name)
+                if how != "gone":
+                    inside[name] = {
+                        "other": draw(values(ids)),
+                        "list": [old],
+                        "object": {name: old},
+                        "huge": draw(st.sampled_from([2**63, -(2**63), 10**400, 1e308, -1e308, 0.1, -0.0])),
+                        "text": draw(st.text(max_size=30))
+                        + draw(st.sampled_from(["", "\0", "\x1b[2J", "\n", "\ud800"])),
+                    }[how]
+                break
+            inside = inside[name]
+    return body
+
+
+def raw_bodies(ids: tuple[str, str]) -> st.SearchStrategy[bytes]:
+    """Draw bodies as bytes, JSON or not."""
+    fields = st.dictionaries(st.sampled_from(FIELDS), values(ids), max_size=10)
+    objects = (fields | changed_bodies(ids)).map(lambda content: json.dumps(content).encode())
+    constants = st.sampled_from([b"NaN", b"-Infinity", b"1e999", b"-0", b"1" * 5000, b"[" * 500, b'"\\ud800"', b"\xff"])
+    with_constants = st.builds(
+        lambda name, constant: b'{"' + name.encode() + b'": ' + constant + b"}", st.sampled_from(FIELDS), constants
+    )
+    cut = st.builds(lambda whole, end: whole[:end], objects, st.integers(0, 400))
+    deep = st.integers(1, 200).map(lambda depth: b'{"a":' * depth + b"1" + b"}" * depth)
+    return objects | objects | objects | with_constants | cut | deep | st.binary(max_size=100)
+
+
+def filled(path: str, data: st.DataObject, ids: tuple[str, str]) -> str:
+    """Put something into a path's parameters."""
+
+    def choose(parameter: re.Match[str]) -> str:
+        return str(data.draw(st.sampled_from(THINGS.get(parameter[1], ["x"]) + list(ids))))
+
+    return re.sub(r"{(\w+)}", choose, path)
+
+
+@EXAMPLES
+def test_any_body_is_answered_within_the_contract(
+    shared: World, victim: tuple[str, str], caplog: pytest.LogCaptureFixture, examples: int
+) -> None:
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(route=st.sampled_from(ROUTES), content=thrown | nearly_right)
-    def throw(route: tuple[str, str], content: Any) -> None:
-        method, path = route
-        response = shared.send(method, path, content=json.dumps(content), token=MEMBER)
-        assert response.status_code < 500
+    @given(route=st.sampled_from(ROUTES), content=raw_bodies(victim), data=st.data())
+    def throw(route: tuple[str, str], content: bytes, data: st.DataObject) -> None:
+        method, path = route[0], filled(route[1], data, victim)
+        response = shared.send(method, path, content=content, token=MEMBER)
+        assert response.status_code < 500, response.text
         assert SECRET not in response.text
         answer = response.json()
         if path.startswith("/api/v1/muster"):
@@ -95,7 +158,22 @@ def test_any_body_is_answered_within_the_contract(shared: World, victim: tuple[s
         else:
             assert response.status_code == 200
             assert list(answer)[:4] == ["code", "data", "msg", "request_id"]
-            assert answer["code"] in {"Success", "RequestParameterIsWrong", "RecordNotFoundError", "BadRequest"}
+            assert answer["code"] in CODES, answer
+
+    throw()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_route_is_thrown_at(shared: World, victim: tuple[str, str], method: str, path: str) -> None:
+    """Some bodies each, the same every time: the other test may leave a route out."""
+
+    @settings(max_examples=8, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(content=raw_bodies(victim), data=st.data())
+    def throw(content: bytes, data: st.DataObject) -> None:
+        response = shared.send(method, filled(path, data, victim), content=content, token=MEMBER)
+        assert response.status_code < 500, response.text
+        assert SECRET not in response.text
 
     throw()
 
@@ -105,10 +183,21 @@ PATHS = [
     "dev/deployment/{}",
     "muster/deployments/{}",
     "muster/containers/{}/logs",
+    "muster/containers/x/logs?since={}",
     "muster/accounts/{}/tokens",
+    "muster/images/{}",
+    "muster/blacklist/{}",
+    "muster/deployments/{}/explain",
+    "muster/deployments/{}/rollout",
+    "dev/deployment/ddp/overview?deployment_uuid={}",
+    "muster/images/{}/prewarm",
+    "muster/registries/{}",
     "muster/events?follow=false&after={}",
     "muster/endpoints?service={}",
     "muster/events?follow=no&deployment_uuid={}",
+    "muster/files?data_center=lab-a&path={}",
+    "muster/files?data_center={}",
+    "muster/files/content?data_center=lab-a&path={}",
 ]
 
 

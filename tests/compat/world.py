@@ -18,6 +18,8 @@ from fastapi import FastAPI
 from muster.api.app import create_app
 from muster.api.auth import ensure_admin, hash_token
 from muster.clock import SystemClock
+from muster.engine.port import Capabilities
+from muster.files import FileStorage
 from muster.model.account import Role
 from muster.model.container import Address, Container, ContainerStatus, Placement
 from muster.model.event import EventKind, NewEvent
@@ -29,7 +31,9 @@ from muster.registry.memory import MemoryRegistry
 from muster.scheduler.explain import Explanation
 from muster.store import connect
 from muster.store.port import Transaction
+from muster.testing.exec_session import Commands
 from muster.testing.executor import InlineExecutor
+from muster.vault import Vault
 
 T = TypeVar("T")
 
@@ -80,11 +84,20 @@ def body(**changes: Any) -> dict[str, Any]:
     return made
 
 
-class FixedLogs:
-    """Output that says which container was asked for, and how."""
+class FixedAccess(Commands):
+    """Output that says which container was asked for, and how; and commands in memory."""
 
-    async def logs(self, ref: Ref, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[bytes]:
+    def __init__(self) -> None:
+        super().__init__()
+        self.capabilities = Capabilities(
+            shares_host_ports=False, isolates_tenants=True, has_exec=True, dates_logs=True, has_images=True
+        )
+
+    async def logs(
+        self, ref: Ref, *, tail: int | None = None, since: datetime.datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[bytes]:
         yield f"{ref.container_id} {ref.machine_id} ".encode()
+        yield (f"since={since.isoformat()} " if since else "").encode()
         yield f"tail={tail} follow={follow}\n".encode()
 
 
@@ -101,18 +114,23 @@ class World:
     def __init__(self, folder: Path, *, isolates_tenants: bool = True, runner: Runner | None = None) -> None:
         self.clock = SystemClock()
         self.is_ready = True
+        self.ca_pem: str | None = None
         self.explanations: dict[ContainerId, Explanation] = {}
         self.registry = MemoryRegistry()
+        self.access = FixedAccess()
         self._runner: Runner = runner or asyncio.Runner()
         self.store = connect(f"sqlite:///{folder / 'muster.db'}", executor=InlineExecutor())
         self.app: FastAPI = create_app(
             store=self.store,
             clock=self.clock,
             registry=self.registry,
-            log_source=FixedLogs(),
+            access=self.access,
             explain=self.explanations.get,
             isolates_tenants=isolates_tenants,
             is_ready=lambda: self.is_ready,
+            files=FileStorage(folder / "files", needs_marker=False),
+            vault=Vault(folder / "secret.key"),
+            ca_pem=lambda: self.ca_pem,
         )
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://muster")
@@ -175,15 +193,28 @@ class World:
     def create(self, *, token: str = ADMIN, **changes: Any) -> str:
         return str(self.ok("POST", "/deployment", body(**changes), token=token)["deployment_uuid"])
 
-    def place(self, deployment_uuid: str, machine: Machine = MACHINES[0], gpu: int = 0) -> Container:
+    def place(
+        self,
+        deployment_uuid: str,
+        machine: Machine = MACHINES[0],
+        gpu: int = 0,
+        *,
+        now: datetime.datetime | None = None,
+    ) -> Container:
         """Want one more container of a deployment and place it, as the loops would."""
-        return self.write(lambda tx: self.place_in(tx, deployment_uuid, machine, gpu))
+        return self.write(lambda tx: self.place_in(tx, deployment_uuid, machine, gpu, now=now))
 
     def place_in(
-        self, tx: Transaction, deployment_uuid: str, machine: Machine = MACHINES[0], gpu: int = 0
+        self,
+        tx: Transaction,
+        deployment_uuid: str,
+        machine: Machine = MACHINES[0],
+        gpu: int = 0,
+        *,
+        now: datetime.datetime | None = None,
     ) -> Container:
         """Do what ``place`` does, inside a transaction."""
-        now = self.clock.now()
+        now = now or self.clock.now()
         deployment = tx.deployments.get(DeploymentId(deployment_uuid))
         assert deployment is not None
         wanted = tx.containers.add(deployment, ContainerId(random_hex(16)), now)
@@ -235,6 +266,10 @@ class World:
         found = self.read(lambda tx: tx.containers.get(container.id))
         assert found is not None
         return found
+
+    def row_uuids(self) -> list[str]:
+        """Return the uuids of all containers that hold GPUs."""
+        return [str(each.uuid) for each in self.read(lambda tx: tx.containers.on_machines())]
 
     def _furnish(self, tx: Transaction) -> None:
         now = self.clock.now()

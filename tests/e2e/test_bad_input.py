@@ -49,7 +49,7 @@ def test_a_port_in_use_is_named(quiet: World, process: str) -> None:
 
 
 def test_a_home_of_a_newer_version_is_left_alone(quiet: World) -> None:
-    quiet.up("--engine", "local")
+    quiet.up()
     quiet.cli("down")
     quiet.write("UPDATE alembic_version SET version_num = '9999'")
     for process in ("up", "server"):
@@ -69,7 +69,7 @@ def test_a_home_below_a_file_is_named(quiet: World) -> None:
     file = quiet.user / "file"
     file.touch()
     for home in (file, file / "home"):
-        said = refusal(quiet.run("up", "--port", "0", "--home", str(home)))
+        said = refusal(quiet.run("up", "--engine", "local", "--port", "0", "--home", str(home)))
         assert said == f"{home}: is no folder and cannot become one; choose another with --home"
 
 
@@ -86,7 +86,7 @@ def test_a_second_server_and_a_second_supervisor_are_refused(used: World) -> Non
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--engine", "docker"), "engine docker: this version runs containers with the local engine only"),
+        (("--engine", "docker", "--port", "0"), "Docker at unix:///nowhere/docker.sock cannot be reached: No"),
         (("--engine", "podman"), "--engine: 'podman' is not auto, local or docker"),
         (("--port", "99999"), "--port: 99999 is not a port number"),
         (("--engine", "local", "--port", "0", "--fake-gpus", "4xRTX 4090"), "fake_gpus: '4xRTX 4090' is not MACHINES"),
@@ -94,7 +94,8 @@ def test_a_second_server_and_a_second_supervisor_are_refused(used: World) -> Non
     ],
 )
 def test_a_wrong_flag_is_answered_with_what_would_be_right(quiet: World, words: tuple[str, ...], said: str) -> None:
-    assert refusal(quiet.run("up", *words)).startswith(said)
+    environ = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
+    assert refusal(quiet.run("up", *words, environ=environ)).startswith(said)
 
 
 @pytest.mark.parametrize("command", [("up",), ("down",)])
@@ -161,7 +162,7 @@ def test_up_takes_nothing_from_the_folder_where_it_is_typed(quiet: World) -> Non
     """A script called like a module of ours or of the standard library must not be imported."""
     for name in ("logging.py", "httpx.py"):
         quiet.user.joinpath(name).write_text("raise SystemExit('imported from the working directory')\n")
-    quiet.up("--engine", "local")
+    quiet.up()
     shutil.rmtree(quiet.user)
     quiet.user.mkdir()
     quiet.deploy("steady", 1, IDLE)

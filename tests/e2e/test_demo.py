@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from examples.digits.target import REFERENCE
 from muster.testing.belonging import processes_of
+from tests.docker.daemon import Daemon
 
 ROOT = Path(__file__).parents[2]
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
-    env = {**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "examples.digits.demo"]
+def start(folder: Path, *words: str, **environ: str) -> "subprocess.Popen[str]":
+    env = {**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1", **environ}
+    command = [sys.executable, "-m", "examples.digits.demo", *words]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -30,14 +32,28 @@ def mentions(folder: Path) -> list[str]:
 @pytest.mark.timeout(180)
 def test_the_demo_keeps_its_promises_and_leaves_nothing(tmp_path: Path) -> None:
     with start(tmp_path) as demo:
-        output, _ = demo.communicate()
+        check(demo, tmp_path)
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(300)
+def test_the_demo_on_docker_does_too(tmp_path: Path, docker_daemon: Daemon, python_image: str) -> None:
+    docker_daemon.docker("tag", python_image, REFERENCE)
+    with start(tmp_path, "--engine", "docker", DOCKER_HOST=docker_daemon.url) as demo:
+        check(demo, tmp_path)
+    assert docker_daemon.docker("ps", "-aq") == ""
+
+
+def check(demo: "subprocess.Popen[str]", folder: Path) -> None:
+    """Wait for the end of a demo, and see that it was a good one."""
+    output, _ = demo.communicate()
     assert demo.returncode == 0, output
     assert "PASSED" in output
     assert re.search(r"0 of \d+ failed", output)
     assert "left behind: nothing" in output
     assert "\x1b" not in output, "colours on what is no terminal"
-    assert mentions(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert mentions(folder) == []
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.slow

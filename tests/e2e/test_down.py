@@ -11,6 +11,7 @@ def test_what_down_ended_is_started_again_by_the_next_up_and_is_no_sign_of_troub
     uuid = world.deploy("twice", 2)
     before = {each.uuid for each in world.until_ready(uuid, 2)}
     assert world.cli("down").endswith("ended 2 containers\n")
+    assert world.rows("SELECT DISTINCT status, reason FROM containers") == [("shutdown", "host_stopped")]
     world.up()
     after = {each.uuid for each in world.until_ready(uuid, 2)}
     assert not before & after

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def who(shared: World) -> set[str]:
+def who(module_world: World) -> set[str]:
     """Three replicas that say who they are; their uuids."""
-    deployment = shared.deploy("who", 3, SERVE, is_service=True)
-    return {each.uuid for each in shared.live(deployment)}
+    deployment = module_world.deploy("who", 3, SERVE, is_service=True)
+    return {each.uuid for each in module_world.live(deployment)}
 
 
 def test_the_async_client_reaches_every_container(shared: World, who: set[str]) -> None:
@@ -84,7 +84,7 @@ def broken_in_the_middle(world: World, kind: str, *, is_idempotent: bool) -> "It
         )[0]
         for each in replicas:
             if each != busy:
-                httpx.post(f"{each.url_6006}/go", trust_env=False)
+                httpx.post(f"{each.url_6006}/go", verify=world.trust(), trust_env=False)
         (pid,) = world.pids()[busy.uuid]
         world.kill(pid)
         yield answer, busy.uuid

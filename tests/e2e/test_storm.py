@@ -1,15 +1,12 @@
 """The server is killed again and again while it works; when it may rest, the world is exactly as wanted."""
 
-import contextlib
 import random
-import subprocess
 import time
 from collections import Counter
 
 import pytest
 
-from muster.errors import ApiUnavailable
-from tests.e2e.world import FLEET, MUSTER, World, assert_legal
+from tests.e2e.world import World, assert_legal
 
 pytestmark = pytest.mark.slow
 
@@ -25,17 +22,17 @@ def test_after_twenty_kills_exactly_what_is_wanted_runs_and_nothing_ran_twice(wo
     world.kill(world.up_pid)  # it waits ever longer between restarts; here the next server starts at once
     rng = random.Random(SEED)
     for _ in range(KILLS):
-        _scale(world, deployment, rng.randrange(7))
+        world.scale(deployment, rng.randrange(7))
         time.sleep(rng.uniform(0, 0.3))  # the moment is the input: anywhere in what the server does now
         world.kill(world.server_pid)
         if rng.random() < 0.3:  # also while it starts
-            with _server(world) as server:
+            with world.start_server() as server:
                 time.sleep(rng.uniform(0, 0.7))
                 server.kill()
-        _server(world)
+        world.start_server()
     world.kill(world.server_pid)
     world.up()
-    _scale(world, deployment, 3)
+    world.scale(deployment, 3)
 
     def settled() -> bool:
         live = {each.uuid for each in world.live(deployment) if each.is_ready}
@@ -60,25 +57,3 @@ def test_after_twenty_kills_exactly_what_is_wanted_runs_and_nothing_ran_twice(wo
 
 LIVE = "SELECT uuid FROM containers WHERE stop_reason IS NULL AND status != 'shutdown'"
 CLAIMS = "SELECT count(*) FROM gpu_claims"
-
-
-def _scale(world: World, deployment: str, replicas: int) -> None:
-    """Ask until the server has heard."""
-
-    def ask() -> bool:
-        with contextlib.suppress(ApiUnavailable):
-            world.ask(lambda client: client.scale_deployment(deployment, replicas))
-            return True
-        return False
-
-    world.until(ask, "the server hears")
-
-
-def _server(world: World) -> "subprocess.Popen[bytes]":
-    """Start a server where the last one was."""
-    with world.up_output.open("ab") as output:
-        port = world.profile.url.rpartition(":")[2]
-        command = [MUSTER, "server", "--engine", "local", "--port", port, "--fake-gpus", FLEET]
-        return world.adopt(
-            subprocess.Popen(command, env=world.environ, stdout=output, stderr=output, start_new_session=True)
-        )

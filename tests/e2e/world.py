@@ -14,11 +14,12 @@ import json
 import os
 import signal
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -29,8 +30,8 @@ from muster.client import Client, Container, Event
 from muster.errors import ApiUnavailable
 from muster.home import PROFILE, Profile, read_profile
 from muster.model.container import ContainerStatus
-from muster.processes.locks import holder_of
-from muster.processes.server import CONTAINERS
+from muster.processes.engines import CONTAINERS
+from muster.processes.locks import INGRESS_LOCK, holder_of
 from muster.processes.server import LOCK as SERVER_LOCK
 from muster.processes.up import LOCK as UP_LOCK
 from muster.testing.belonging import belongs, processes_of
@@ -45,13 +46,21 @@ SERVE = f"exec {sys.executable} -I -S {SERVICE}"
 IDLE = "exec sleep 1000"
 PATIENCE_SECONDS = 30.0
 _POLL_SECONDS = 0.03
+_BLOCKS = count()
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+_UNFINISHED = """
+SELECT c.uuid, c.stop_reason IS NOT NULL OR d.deleted_at IS NOT NULL
+FROM containers c JOIN deployments d ON d.id = c.deployment_id WHERE c.finished_at IS NULL
+"""
 _WAY_UP = tuple(ContainerStatus)[: ContainerStatus.SHUTTING_DOWN.rank]
 _WAY_DOWN = (ContainerStatus.SHUTTING_DOWN, ContainerStatus.SHUTDOWN)
 
 
 class World:
     """One home and what runs in it; ``user`` is an empty folder that plays the person's own."""
+
+    words: tuple[str, ...] = ("--engine", "local", "--fake-gpus", FLEET)
+    """What every server of this world is told beside its port."""
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
@@ -61,7 +70,8 @@ class World:
         self.environ = {name: os.environ[name] for name in _KEPT if name in os.environ} | {
             "HOME": str(self.user),
             "MUSTER_HOME": str(self.home),
-            "MUSTER_DRAIN_SECONDS": "0.2",
+            "MUSTER_INGRESS_STATUS_PORT": "0",
+            **_next_ports(),
         }
         self._started: list[subprocess.Popen[bytes]] = []
         self._ports: set[int] = set()
@@ -84,11 +94,14 @@ class World:
     # What a person does.
 
     def up(self, *words: str, verb: str = "ready") -> "subprocess.Popen[bytes]":
-        """Type ``muster up --port 0`` and wait until it says that it is ready (or has adopted)."""
+        """Type ``muster up --port 0`` with this world's words and wait until it says that it is ready (or has adopted).
+
+        A later ``--engine`` among the words is the one that counts.
+        """
         begin = self.up_output.stat().st_size if self.up_output.exists() else 0
         with self.up_output.open("ab") as output:
             process = subprocess.Popen(
-                [MUSTER, "up", "--port", "0", "--fake-gpus", FLEET, *words],
+                [MUSTER, "up", "--port", "0", *self.words, *words],
                 env=self.environ,
                 cwd=self.user,
                 stdin=subprocess.DEVNULL,
@@ -104,6 +117,37 @@ class World:
 
         self.until(is_ready, f"up says {verb!r}")
         return process
+
+    def start_server(self) -> "subprocess.Popen[bytes]":
+        """Type ``muster server`` where the last one was; it is not waited for."""
+        port = self.profile.url.rpartition(":")[2]
+        with self.up_output.open("ab") as output:
+            return self.adopt(
+                subprocess.Popen(
+                    [MUSTER, "server", "--port", port, *self.words],
+                    env=self.environ,
+                    cwd=self.user,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            )
+
+    def start_ingress(self) -> "subprocess.Popen[bytes]":
+        """Start an ingress as ``up`` would, on this world's ports; it is not waited for."""
+        with self.up_output.open("ab") as output:
+            return self.adopt(
+                subprocess.Popen(
+                    [MUSTER, "ingress"],
+                    env=self.environ,
+                    cwd=self.user,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            )
 
     def adopt(self, process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
         """Wait for a process too when this world ends."""
@@ -157,6 +201,10 @@ class World:
         assert profile is not None
         return profile
 
+    def trust(self) -> ssl.SSLContext:
+        """Return what trusts this world's authority, and no other."""
+        return ssl.create_default_context(cafile=str(self.home / "tls" / "ca.pem"))
+
     @property
     def registry_url(self) -> str:
         """Where this home publishes its services."""
@@ -177,6 +225,19 @@ class World:
         self.until_ready(uuid, replicas)
         return uuid
 
+    def scale(self, deployment_uuid: str, replicas: int) -> None:
+        """Ask for that many until a server has heard."""
+        self.hear(lambda client: client.scale_deployment(deployment_uuid, replicas))
+
+    def hear(self, order: Callable[[Client], object]) -> None:
+        """Give an order until a server has heard it; it may be heard twice."""
+
+        def give() -> bool:
+            self.ask(order)
+            return True
+
+        self.until(give, "a server hears")
+
     def events(self) -> list[Event]:
         """Return all events, oldest first."""
         return self.ask(lambda client: list(client.events(after=0, follow=False)))
@@ -195,6 +256,15 @@ class World:
 
         return self.until(lambda: _some(settled()), f"{count} containers of {deployment_uuid} ready")[0]
 
+    def until_settled(self) -> None:
+        """Wait until exactly the containers run that Muster wants to run."""
+
+        def is_settled() -> bool:
+            rows = self.rows(_UNFINISHED)
+            return not any(is_ending for _, is_ending in rows) and self.commands().keys() == {uuid for uuid, _ in rows}
+
+        self.until(is_settled, "nothing runs but what is wanted")
+
     def until(self, level: Callable[[], T | None], what: str, seconds: float = PATIENCE_SECONDS) -> T:
         """Return the first truthy answer; a server that is away is no answer."""
         deadline = time.monotonic() + seconds
@@ -212,6 +282,13 @@ class World:
     def server_pid(self) -> int:
         """The process that serves now."""
         holder = self.until(lambda: holder_of(self.home / SERVER_LOCK), "a server")
+        assert holder is not None
+        return holder.pid
+
+    @property
+    def ingress_pid(self) -> int:
+        """The process that has the addresses now."""
+        holder = self.until(lambda: holder_of(self.home / INGRESS_LOCK), "an ingress")
         assert holder is not None
         return holder.pid
 
@@ -278,7 +355,7 @@ class World:
 
     def said(self) -> str:
         """Return what supervisor and server wrote, for the message of a failure."""
-        logs = [self.up_output, self.home / "logs" / "server.log"]
+        logs = [self.up_output, self.home / "logs" / "server.log", self.home / "logs" / "ingress.log"]
         return "".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in logs if log.exists())
 
     # The end.
@@ -308,6 +385,13 @@ class World:
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         return left
+
+
+def _next_ports() -> dict[str, str]:
+    """Return ranges of ingress ports that no other living world of this process has; enough for one that churns."""
+    block = next(_BLOCKS) % 8
+    first, ssh = 20_000 + 600 * block, 25_000 + 600 * block
+    return {"MUSTER_INGRESS_PORTS": f"{first}-{first + 599}", "MUSTER_SSH_PORTS": f"{ssh}-{ssh + 599}"}
 
 
 class Result:
@@ -340,7 +424,7 @@ def assert_legal(events: Sequence[Event]) -> None:
         assert up == list(_WAY_UP[: len(up)]), f"{uuid}: {statuses}"
         assert up, f"{uuid}: {statuses}"
         assert down == list(_WAY_DOWN[: len(down)]), f"{uuid}: {statuses}"
-        kinds = [event.kind for event in own if event.kind != "status"]
+        kinds = [event.kind for event in own if event.kind in ("ready", "unready")]
         assert kinds == (["ready", "unready"] * len(kinds))[: len(kinds)], f"{uuid}: {kinds}"
 
 

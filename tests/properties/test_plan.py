@@ -12,7 +12,7 @@ from muster.model.deployment import DeploymentStatus
 from muster.model.ids import ContainerId
 from muster.planner.backoff import LONGEST_DELAY
 from muster.planner.lifecycle import begin_stop
-from muster.planner.plan import Plan
+from muster.planner.plan import Plan, Situation
 from muster.planner.replica_set import plan_replica_set
 from tests.unit.planner.worlds import at, container, deployment, stop
 
@@ -43,9 +43,7 @@ def plan(wanted: int, world: list[Container], seconds: float, *, is_running: boo
     numbers = itertools.count(1000)
     status = DeploymentStatus.RUNNING if is_running else DeploymentStatus.STOPPED
     return plan_replica_set(
-        deployment(wanted, status=status),
-        world,
-        now=at(seconds),
+        Situation(deployment(wanted, status=status), tuple(world), at(seconds)),
         new_id=lambda: ContainerId(f"{next(numbers):016x}"),
     )
 

@@ -105,7 +105,7 @@ class World:
         self.at(self.now + request.work_seconds / self.speeds[name], lambda: self._end(request, lease))
 
     def _elsewhere(self, request: Request, lease: Lease) -> None:
-        self.balancer.release(lease, Outcome.REFUSED, self.now)
+        self.balancer.release(lease, Outcome.UNREACHABLE, self.now)
         request.tried |= {lease.endpoint.id}
         self.send(request)
 

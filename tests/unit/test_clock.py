@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -31,11 +32,12 @@ def test_time_stands_still_while_an_outside_call_is_under_way() -> None:
     outstanding = Outstanding()
     loop = VirtualLoop(outstanding)
     release = threading.Event()
+    threads = ThreadPoolExecutor(1)
 
     async def scenario() -> None:
         timer = asyncio.create_task(asyncio.sleep(5))
         with outstanding.call():
-            working = loop.run_in_executor(None, release.wait)
+            working = loop.run_in_executor(threads, release.wait)
             loop.call_soon(release.set)
             await working
             assert loop.time() == 0
@@ -43,8 +45,14 @@ def test_time_stands_still_while_an_outside_call_is_under_way() -> None:
         assert loop.time() == 5
 
     loop.run_until_complete(scenario())
-    with outstanding.call():
-        loop.run_until_complete(loop.shutdown_default_executor())
+    threads.shutdown()
+    loop.close()
+
+
+def test_what_goes_to_the_loops_own_threads_is_done_at_once() -> None:
+    loop = VirtualLoop()
+    assert loop.run_until_complete(asyncio.wait_for(asyncio.to_thread(threading.get_ident), 1)) == threading.get_ident()
+    assert loop.time() == 0
     loop.close()
 
 

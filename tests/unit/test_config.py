@@ -26,7 +26,7 @@ def write(home: Path, text: str) -> Path:
 
 def test_defaults_serve_on_loopback_from_the_home(home: Path) -> None:
     settings = load_settings()
-    assert (settings.url, settings.engine, settings.drain_seconds) == ("http://127.0.0.1:7600", "auto", 2.0)
+    assert (settings.url, settings.engine, settings.longest_drain_seconds) == ("http://127.0.0.1:7600", "auto", 30.0)
     assert settings.registry_url == f"file://{home}/registry"
     assert settings.tzinfo == datetime.timezone(datetime.timedelta(hours=8))
 
@@ -70,7 +70,8 @@ def test_the_admin_token_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_child_reads_the_same_settings_from_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(home, '[[machines]]\ngpu_name = "L20"\n[gpu_defaults]\nprice = 3\n')
-    parent = load_settings({"port": 7, "admin_token": "sesame-open", "fake_gpus": "1x1xA"})
+    given = {"port": 7, "admin_token": "sesame-open", "fake_gpus": "1x1xA", "file_storage": "/srv/files"}
+    parent = load_settings(given)
     (home / "muster.toml").unlink()
     for name, value in parent.environment().items():
         monkeypatch.setenv(name, value)
@@ -85,6 +86,14 @@ def test_a_child_reads_the_same_settings_from_the_environment(home: Path, monkey
         ("prot = 7600", "{path}: prot: unknown key; did you mean 'port'?"),
         ("engine = 'podman'", "{path}: engine: 'podman' is not auto, local or docker"),
         ("time_zone = 'CST'", "{path}: time_zone: 'CST' is not an offset like +08:00"),
+        (
+            "file_storage = ''",
+            "{path}: file_storage: '' is not the path of a mounted folder that holds .muster-storage",
+        ),
+        (
+            "public_data = 7",
+            "{path}: public_data: 7 is not the path of a folder that all containers may read at /root/autodl-pub",
+        ),
         ("admin_token = 'short'", "{path}: admin_token: the value (secret) is not a token of at least 8 characters"),
         (
             "[[machines]]\ngpu_num = 2",

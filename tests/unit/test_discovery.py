@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muster.discovery import Watcher
+from muster.discovery import RELIST_SECONDS, Watcher
 from muster.errors import RegistryUnavailable
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.model.event import Cursor
@@ -158,6 +158,7 @@ class SilentFeed:
 
 
 GONE = DeploymentId("7c41f09ae2")
+ENDPOINT = Endpoint("a", "http://127.0.0.1:1")
 
 
 def test_an_end_between_the_listing_and_the_first_change_shows_within_seconds() -> None:
@@ -198,12 +199,36 @@ class ScriptedFeed:
         await asyncio.Event().wait()
 
 
+def test_every_set_names_the_authority_and_another_one_is_published_at_the_next_listing() -> None:
+    loop = VirtualLoop()
+
+    async def scenario() -> None:
+        sets = connect("memory://authority")
+        ca_pem: list[str | None] = ["first"]
+        watcher = Watcher(ScriptedFeed((ENDPOINT,)), sets, FakeClock(loop), ca_pem=lambda: ca_pem[0])
+        watching = asyncio.create_task(watcher.run())
+        fences = []
+        for wanted in ("first", "second", None):
+            ca_pem[0] = wanted
+            await asyncio.sleep(2 * RELIST_SECONDS)
+            found = await sets.get(ServiceKey("admin", GONE))
+            assert found is not None
+            assert (found.endpoints, found.ca_pem) == ((ENDPOINT,), wanted)
+            fences.append(found.revision)
+        assert fences == [1, 2, 3], "a listing that finds nothing new publishes nothing"
+        watching.cancel()
+        await asyncio.wait((watching,))
+
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
 def test_a_set_that_was_published_though_the_answer_was_lost_is_corrected() -> None:
     loop = VirtualLoop()
 
     async def scenario() -> None:
         sets = PartlyBroken(connect("memory://lost-answer"))
-        feed = ScriptedFeed((), (Endpoint("a", "http://127.0.0.1:1"),), ())
+        feed = ScriptedFeed((), (ENDPOINT,), ())
         sets.answers_kept, sets.answers_lost = 1, 1  # lost is that of the set with an endpoint
         watching = asyncio.create_task(Watcher(feed, sets, FakeClock(loop)).run())
         await asyncio.sleep(10)

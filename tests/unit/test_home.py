@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from muster.errors import SetupError
-from muster.home import Profile, default_home, read_profile, write_profile
+from muster.home import Profile, default_home, read_profile, shared_secret, write_profile
 
 
 def test_a_written_profile_is_read_again_and_only_the_owner_may_read_it(tmp_path: Path) -> None:
@@ -51,3 +51,19 @@ def test_something_else_is_no_profile(tmp_path: Path, text: str) -> None:
 def test_the_home_is_told_by_the_environment_or_the_users_data_folder() -> None:
     assert default_home({"MUSTER_HOME": "/srv/muster"}) == Path("/srv/muster")
     assert default_home({}).name == "muster"
+
+
+def test_a_secret_is_drawn_once_and_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    drawn = shared_secret(path)
+    assert len(drawn) >= 32
+    assert shared_secret(path) == drawn
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe"])
+def test_an_empty_secret_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "secret").write_bytes(content)
+    with pytest.raises(SetupError, match="holds no secret"):
+        shared_secret(tmp_path / "secret")

@@ -99,6 +99,39 @@ def test_acquire_gives_one_slot_of_one_replica(url: str) -> None:
     asyncio.run(scenario())
 
 
+def test_whoever_was_refused_with_an_explicit_lease_says_so_and_gets_another_replica(url: str) -> None:
+    async def scenario() -> None:
+        await registry.connect(url).publish(KEY, endpoint_set(dead("a"), dead("b"), concurrency=2))
+        async with muster.connect(url) as connection:
+            service = connection.service(KEY.service)
+            async with service.acquire() as refused:
+                refused.refused("draining")
+            for _ in range(4):
+                async with service.acquire() as lease:
+                    assert lease.endpoint.id != refused.endpoint.id
+
+            def by_thread() -> None:
+                with service.acquire() as last:
+                    last.refused("unreachable")
+
+            await asyncio.to_thread(by_thread)
+            assert all(each.aside_seconds > 0 for each in service.statistics().replicas)
+
+    asyncio.run(scenario())
+
+
+def test_whoever_speaks_tls_without_httpx_learns_whom_to_trust(url: str) -> None:
+    async def scenario() -> None:
+        async with muster.connect(url) as connection:
+            service = connection.service(KEY.service)
+            assert service.ca_pem is None
+            await registry.connect(url).publish(KEY, endpoint_set(dead("a"), ca_pem="PEM"))
+            async with service.acquire():
+                assert service.ca_pem == "PEM"
+
+    asyncio.run(scenario())
+
+
 def test_one_service_object_per_key_shares_its_limits_between_tasks_and_threads(url: str) -> None:
     async def scenario() -> None:
         async with serving(a=held) as servers, muster.connect(url) as connection:

@@ -10,11 +10,13 @@ import secrets
 import string
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
 
-from muster.api.context import Ctx
+from muster.api.context import Context, Ctx
 from muster.clock import Clock
-from muster.errors import Forbidden, Unauthenticated
+from muster.errors import Forbidden, TooManyRequests, Unauthenticated
+from muster.model import account
 from muster.model.account import Account, Role
 from muster.store.port import Store, Transaction
 
@@ -41,45 +43,57 @@ async def ensure_admin(store: Store, clock: Clock, token: str) -> Account:
 
     def work(tx: Transaction) -> Account:
         now = clock.now()
-        account = tx.accounts.by_name(ADMIN) or tx.accounts.add(ADMIN, Role.ADMIN, now)
-        tx.accounts.add_token(account.id, hash_token(token), token[:PREFIX_LENGTH], now)
-        return account
+        admin = tx.accounts.by_name(ADMIN) or tx.accounts.add(ADMIN, Role.ADMIN, now)
+        tx.accounts.add_token(admin.id, hash_token(token), token[:PREFIX_LENGTH], now)
+        return admin
 
     return await store.write(work)
 
 
-async def authenticated(request: Request, context: Ctx) -> Account:
-    """Return the account whose token came with the request; raises ``Unauthenticated``."""
-    token = _token(request.headers.get("authorization", ""))
+async def authenticated(connection: HTTPConnection, context: Ctx) -> account.Caller:
+    """Return the account whose token came with the request, plain or for a WebSocket; raises ``Unauthenticated``."""
+    token = _token(connection.headers.get("authorization", ""))
     if not token:
         raise Unauthenticated("no token: send it as the Authorization header")
-    account = await context.store.read(lambda tx: tx.accounts.by_token(hash_token(token)))
-    if account is None:
-        raise Unauthenticated("the token is unknown")
-    return account
+    token_hash, now = hash_token(token), context.clock.now()
+    _check_rate(context, token_hash)
+    found = await context.store.read(lambda tx: tx.accounts.by_token(token_hash, now))
+    if found is None:
+        raise Unauthenticated("the token is unknown, has expired or was revoked")
+    context.uses.note(token_hash, now)
+    return account.Caller.of(found, token_hash)
 
 
-Caller = Annotated[Account, Depends(authenticated)]
+Caller = Annotated[account.Caller, Depends(authenticated)]
 
 
-async def administrator(caller: Caller) -> Account:
+async def administrator(caller: Caller) -> account.Caller:
     """Return the caller if it is an admin; raises ``Forbidden``."""
     if not caller.is_admin:
         raise Forbidden("only admins may do this")
     return caller
 
 
-Admin = Annotated[Account, Depends(administrator)]
+Admin = Annotated[account.Caller, Depends(administrator)]
 
 
-async def may_deploy(caller: Caller, context: Ctx) -> Account:
+async def may_deploy(caller: Caller, context: Ctx) -> account.Caller:
     """Return the caller if it may run things here; raises ``Forbidden``, before anything else is looked at."""
     if not (context.isolates_tenants or caller.is_admin):
         raise Forbidden("this engine does not isolate tenants: only admins may deploy on it")
     return caller
 
 
-Deployer = Annotated[Account, Depends(may_deploy)]
+Deployer = Annotated[account.Caller, Depends(may_deploy)]
+
+
+def _check_rate(context: Context, token_hash: str) -> None:
+    """Raise ``TooManyRequests``; known tokens and others alike, so that neither costs the store a look."""
+    if context.limit is None:
+        return
+    wait_seconds = context.limit.take(token_hash, context.clock.monotonic())
+    if wait_seconds:
+        raise TooManyRequests(context.limit.per_second, wait_seconds)
 
 
 def _token(header: str) -> str:

@@ -11,7 +11,7 @@ This is a route class and not a middleware because only routes with a body need 
 
 import json
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NoReturn
 
 from fastapi import Request, Response
@@ -21,6 +21,10 @@ from starlette.types import Message, Receive, Scope
 from muster.errors import InvalidSpec
 
 MAX_BODY_BYTES = 1 << 20
+MAX_DEPTH = 64
+"""Objects and lists within each other: ours have four, and Python's JSON parser counts on a stack that others share."""
+_DISCARDED_BYTES = 64 << 20
+"""How much of a body that is too large is read to its end: who is cut off while sending never sees the answer."""
 
 
 class ObjectBodyRoute(APIRoute):
@@ -52,17 +56,23 @@ def check_object(raw: bytes) -> None:
         raise InvalidSpec("body", f"is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidSpec("body", "must be a JSON object")
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        _refuse_depth(value)
     lowered = raw.lower()
     if b"\\u0000" in lowered or b"\\ud" in lowered:
         _refuse_unstorable(value)
 
 
 async def _read(request: Request) -> bytes:
-    chunks = bytearray()
+    chunks, size = bytearray(), 0
     async for chunk in request.stream():
-        chunks += chunk
-        if len(chunks) > MAX_BODY_BYTES:
-            raise InvalidSpec("body", f"must not be larger than {MAX_BODY_BYTES} bytes")
+        size += len(chunk)
+        if size <= MAX_BODY_BYTES:
+            chunks += chunk
+        elif size > _DISCARDED_BYTES:
+            break
+    if size > MAX_BODY_BYTES:
+        raise InvalidSpec("body", f"must not be larger than {MAX_BODY_BYTES} bytes")
     return bytes(chunks).strip()
 
 
@@ -89,6 +99,21 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is too large")
     return number
+
+
+def _refuse_depth(value: object) -> None:
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for each in level for inner in _members(each)]
+        if not level:
+            return
+    raise InvalidSpec("body", f"is nested more deeply than {MAX_DEPTH} levels")
+
+
+def _members(value: object) -> Iterable[object]:
+    """Return what is directly within a value and may hold more."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (each for each in inside if isinstance(each, dict | list))
 
 
 def _refuse_unstorable(value: object) -> None:

@@ -4,8 +4,9 @@ In: request bodies of ``schemas`` that have the right types. Out: model values, 
 the caller wrote it. And the other way round, rows for responses. Pure: the zone is an argument.
 
 The rules, once: memory is GB (2**30) in requests and bytes in responses; a ``…_to`` of 0 is no upper bound;
-``cuda_v`` alone is a minimum; ``region_sign`` is a data center where ``dc_list`` is empty; protocols and reuse may
-stand at the top or in the template, and the top wins; page 0 is page 1.
+``cuda_v`` is a minimum where no range of CUDA is given; ``region_sign`` is a data center where ``dc_list`` is empty;
+protocols and reuse may stand at the top or in the template, and the top wins; page 0 is page 1; an empty string in a
+list of names is none.
 """
 
 import datetime
@@ -17,8 +18,8 @@ from typing import Any, TypeVar
 
 from muster.api import schemas
 from muster.errors import InvalidSpec
-from muster.model.account import Account
-from muster.model.container import Address, Container, ContainerStatus
+from muster.files import Entry, Listing
+from muster.model.container import Container, ContainerStatus
 from muster.model.deployment import (
     PORTS,
     Deployment,
@@ -26,6 +27,7 @@ from muster.model.deployment import (
     DeploymentStatus,
     DeploymentType,
     HealthCheck,
+    ImagePull,
     PortProtocol,
     Requirements,
     ReuseScope,
@@ -34,10 +36,9 @@ from muster.model.deployment import (
 from muster.model.event import Event
 from muster.model.ids import AccountId, ContainerUuid, DeploymentId, ImageUuid
 from muster.model.image import Image
-from muster.model.machine import Machine
 from muster.model.quantity import GIB, Range
 from muster.scheduler.stock import Stock
-from muster.store.port import ContainerQuery, Counts, DeploymentQuery, EventQuery, Page, Window
+from muster.store.port import ContainerQuery, Counts, DeploymentQuery, EventQuery, Page, ReuseFigures, Window
 
 DEFAULT_PAGE_SIZE = 10
 MAX_PAGE_SIZE = 1000
@@ -69,6 +70,7 @@ def spec_from(body: schemas.CreateDeployment) -> DeploymentSpec:
         protocols=MappingProxyType(_protocols(body, template)),
         reuse_container=bool(reuse),
         reuse_scope=ReuseScope(body.reuse_container_scope or template.reuse_container_scope or ReuseScope.ALL),
+        image_pull=ImagePull(template.image_pull),
         service=_service(body.service),
     )
 
@@ -76,8 +78,7 @@ def spec_from(body: schemas.CreateDeployment) -> DeploymentSpec:
 def stock_requirements(body: schemas.StockFilter) -> Requirements:
     """Read which machines to count."""
     requirements = _requirements(body, gpu_num=1, path="")
-    named = {name for name in (*body.dc_list, body.region_sign) if name}
-    return replace(requirements, data_centers=frozenset(named))
+    return replace(requirements, data_centers=_named([*body.dc_list, body.region_sign]))
 
 
 def window(page: schemas.PageRequest) -> Window:
@@ -110,7 +111,7 @@ def container_query(body: schemas.ListContainers, account_id: AccountId, zone: d
         memory_bytes=_memory("memory_size", body.memory_size_from, body.memory_size_to),
         price_milliyuan=_range("price", math.ceil(body.price_from), math.ceil(body.price_to)),
         is_released=body.released,
-        statuses=frozenset(_status(word) for word in body.status),
+        statuses=frozenset(_status(word) for word in body.status if word),
         window=window(body),
     )
 
@@ -132,11 +133,27 @@ def keeps_no_cache(body: schemas.StopContainer) -> bool:
     return body.no_cache
 
 
+def decreases(body: schemas.StopContainer) -> bool:
+    """Read whether the number of replicas falls with a stop."""
+    chosen = body.decrease_replica if body.decrease_one_replica_num is None else body.decrease_one_replica_num
+    return bool(chosen)
+
+
+def deletes(body: schemas.Operate) -> bool:
+    """Read whether a deployment is to be deleted, and not only stopped."""
+    word = body.operate or body.operation
+    if word not in {"stop", "delete"}:
+        raise InvalidSpec("operate", f"must be 'stop' or 'delete', got {word!r}")
+    return word == "delete"
+
+
 def _replica_num(body: schemas.CreateDeployment, kind: DeploymentType) -> int:
     if kind is DeploymentType.CONTAINER:
         return 1
     if body.replica_num is None:
         raise InvalidSpec("replica_num", f"is required for a {kind.value}")
+    if kind is DeploymentType.JOB and body.replica_num < 1:
+        raise InvalidSpec("replica_num", "must be at least 1 for a Job")
     return body.replica_num
 
 
@@ -145,15 +162,17 @@ def _parallelism_num(body: schemas.CreateDeployment, kind: DeploymentType) -> in
         return 1
     if body.parallelism_num is None:
         raise InvalidSpec("parallelism_num", "is required for a Job")
+    if body.parallelism_num < 1:
+        raise InvalidSpec("parallelism_num", "must be at least 1 for a Job")
     return body.parallelism_num
 
 
 def _requirements(body: schemas.ContainerTemplate | schemas.StockFilter, *, gpu_num: int, path: str) -> Requirements:
-    has_cuda_range = body.cuda_v_from is not None or body.cuda_v_to is not None
+    has_cuda_range = body.cuda_v_from or body.cuda_v_to
     return Requirements(
         gpu_num=gpu_num,
-        gpu_names=frozenset(body.gpu_name_set),
-        data_centers=frozenset(body.dc_list or ([body.region_sign] if body.region_sign else [])),
+        gpu_names=_named(body.gpu_name_set),
+        data_centers=_named(body.dc_list) or _named([body.region_sign]),
         cuda=_range(f"{path}cuda_v", body.cuda_v_from or 0, body.cuda_v_to or 0)
         if has_cuda_range
         else Range(body.cuda_v),
@@ -161,6 +180,11 @@ def _requirements(body: schemas.ContainerTemplate | schemas.StockFilter, *, gpu_
         memory_bytes=_memory(f"{path}memory_size", body.memory_size_from, body.memory_size_to),
         price_milliyuan=_range(f"{path}price", body.price_from, body.price_to),
     )
+
+
+def _named(names: Iterable[str]) -> frozenset[str]:
+    """Leave out empty names: as everywhere, they stand for no choice."""
+    return frozenset(name for name in names if name)
 
 
 def _range(field: str, lower: int, upper: int) -> Range:
@@ -179,7 +203,7 @@ def _memory(field: str, lower: int, upper: int) -> Range:
 
 def _env(variables: Mapping[str, str]) -> dict[str, str]:
     for name in variables:
-        if not name or "=" in name:
+        if not name or "=" in name or any(map(str.isspace, name)):
             raise InvalidSpec("container_template.env_vars", f"{name!r} is no name of an environment variable")
     return dict(variables)
 
@@ -201,6 +225,7 @@ def _service(body: schemas.ServiceBody) -> ServiceSpec:
         budgets=MappingProxyType(dict(body.budgets)),
         drain_seconds=body.drain_seconds,
         drain_grace_seconds=body.drain_grace_seconds,
+        ready_within_seconds=body.ready_within_seconds,
         health_check=None
         if check is None
         else HealthCheck(
@@ -209,6 +234,7 @@ def _service(body: schemas.ServiceBody) -> ServiceSpec:
             interval_seconds=check.interval_seconds,
             timeout_seconds=check.timeout_seconds,
             unhealthy_after=check.unhealthy_after,
+            stalled_after_seconds=check.stalled_after_seconds,
         ),
     )
 
@@ -226,11 +252,19 @@ def _moment(field: str, text: str, zone: datetime.tzinfo, *, is_end: bool) -> da
         return None
     try:
         moment = datetime.datetime.fromisoformat(text)
-        if is_end and len(text) == len("YYYY-MM-DD"):
+        if is_end and _is_day(text):
             moment += datetime.timedelta(days=1, microseconds=-1)
         return moment.replace(tzinfo=moment.tzinfo or zone).astimezone(datetime.UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidSpec(field, f"must be a time like 2026-03-02 09:14:31, got {text!r}") from error
+
+
+def _is_day(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _page_index(page: schemas.PageRequest) -> int:
@@ -261,6 +295,7 @@ def spec_to_wire(spec: DeploymentSpec) -> dict[str, Any]:
             **_bounds("memory_size", needs.memory_bytes, unit=GIB),
             **_bounds("price", needs.price_milliyuan),
             "image_uuid": spec.image,
+            "image_pull": spec.image_pull.value,
             "cmd": spec.cmd,
             "cmd_before_shutdown": spec.cmd_before_shutdown,
             "env_vars": dict(sorted(spec.env.items())),
@@ -270,6 +305,7 @@ def spec_to_wire(spec: DeploymentSpec) -> dict[str, Any]:
             "budgets": dict(sorted(spec.service.budgets.items())),
             "drain_seconds": spec.service.drain_seconds,
             "drain_grace_seconds": spec.service.drain_grace_seconds,
+            "ready_within_seconds": spec.service.ready_within_seconds,
             "health_check": None if check is None else asdict(check),
         },
     }
@@ -313,6 +349,7 @@ def deployment_row(
         running_num=counts.running,
         ready_num=counts.ready,
         finished_num=counts.finished,
+        completed_num=counts.completed,
         image_uuid=spec.image,
         version=deployment.version,
         template=_template(spec, image_name),
@@ -323,7 +360,9 @@ def deployment_row(
     )
 
 
-def container_row(container: Container, spec: DeploymentSpec, zone: datetime.tzinfo) -> schemas.ContainerRow:
+def container_row(
+    container: Container, spec: DeploymentSpec, info: schemas.ContainerInfo, zone: datetime.tzinfo
+) -> schemas.ContainerRow:
     """Show a placed container."""
     placement, status = container.placement, container.status
     assert placement is not None and status is not None and container.uuid is not None  # noqa: PT018 one fact
@@ -341,7 +380,7 @@ def container_row(container: Container, spec: DeploymentSpec, zone: datetime.tzi
         memory_size=placement.memory_bytes,
         image_uuid=spec.image,
         price=placement.price_milliyuan,
-        info=_info(container.addresses, spec.protocols),
+        info=info,
         started_at=_maybe_time(container.started_at, zone),
         stopped_at=_maybe_time(container.stopped_at, zone),
         created_at=wire_time(container.created_at, zone),
@@ -350,7 +389,7 @@ def container_row(container: Container, spec: DeploymentSpec, zone: datetime.tzi
         reason=container.reason or "",
         message=container.message,
         exit_code=container.exit_code,
-        reused_from=None,
+        reused_from=container.reused_from,
     )
 
 
@@ -376,13 +415,13 @@ def event_row(event: Event, zone: datetime.tzinfo) -> schemas.EventRow:
 
 
 def image_row(image: Image, zone: datetime.tzinfo) -> schemas.ImageRow:
-    """Show a private image; what is in the catalogue is usable."""
+    """Show a private image; ``finished`` means usable."""
     return schemas.ImageRow(
         id=image.number,
         image_uuid=image.uuid,
         image_name=image.name,
         name=image.name,
-        status="finished",
+        status=image.status.value,
         created_at=wire_time(image.created_at, zone),
         updated_at=wire_time(image.updated_at, zone),
     )
@@ -400,7 +439,7 @@ def base_image_row(image: Image) -> schemas.BaseImageRow:
     )
 
 
-def stock_row(stock: Stock) -> schemas.StockRow:
+def stock_row(stock: Stock, fits: Mapping[int, int]) -> schemas.StockRow:
     """Show how many GPUs of a model there are."""
     return schemas.StockRow(
         gpu_name=stock.gpu_name,
@@ -408,30 +447,60 @@ def stock_row(stock: Stock) -> schemas.StockRow:
         total_gpu_num=stock.total_gpu_num,
         chip_corp=stock.chip_corp,
         cpu_arch=stock.cpu_arch,
+        fits={str(size): number for size, number in fits.items()},
     )
 
 
-def machine_row(machine: Machine, claimed: Iterable[int]) -> schemas.MachineRow:
-    """Show a machine."""
-    return schemas.MachineRow(
-        machine_id=machine.id,
-        data_center=machine.data_center,
-        gpu_name=machine.gpu_name,
-        gpu_num=machine.gpu_num,
-        cpu_num=machine.cpu_num,
-        memory_size=machine.memory_bytes,
-        cuda_v=machine.cuda,
-        price=machine.price_milliyuan,
-        chip_corp=machine.chip_corp,
-        cpu_arch=machine.cpu_arch,
-        claimed_gpus=sorted(claimed),
+def pooled_row(
+    container: Container, deployment_name: str, account_name: str, zone: datetime.tzinfo
+) -> schemas.PooledRow:
+    """Show what waits for reuse."""
+    placement, stopped_at = container.placement, container.stopped_at
+    assert placement is not None and stopped_at is not None and container.uuid is not None  # noqa: PT018 one fact
+    return schemas.PooledRow(
+        uuid=container.uuid,
+        account=account_name,
+        deployment_uuid=container.deployment_id,
+        deployment_name=deployment_name,
+        machine_id=placement.machine_id,
+        data_center=placement.data_center,
+        gpu_name=placement.gpu_name,
+        gpu_indices=list(placement.gpu_indices),
+        image_uuid=container.image or "",
+        image_reference=container.image_reference,
+        reason=container.reason or "",
+        stopped_at=wire_time(stopped_at, zone),
+        expires_at=_maybe_time(container.discard_at, zone),
     )
 
 
-def account_row(account: Account, zone: datetime.tzinfo) -> schemas.AccountRow:
-    """Show an account."""
-    created_at = wire_time(account.created_at, zone)
-    return schemas.AccountRow(id=account.id, name=account.name, role=account.role.value, created_at=created_at)
+def stats(figures: ReuseFigures, pooled_num: int) -> schemas.Stats:
+    """Show what reuse was good for; the rate of nothing is 0."""
+    return schemas.Stats(
+        starts=figures.starts,
+        reuses=figures.reuses,
+        hit_rate=figures.reuses / figures.starts if figures.starts else 0.0,
+        seconds_saved=figures.seconds_saved,
+        pooled=pooled_num,
+    )
+
+
+def file_row(entry: Entry, zone: datetime.tzinfo) -> schemas.FileRow:
+    """Show a name in an account's storage."""
+    return schemas.FileRow(
+        name=entry.name,
+        kind=entry.kind.value,
+        size_bytes=entry.size_bytes,
+        modified_at=wire_time(entry.modified_at, zone),
+        mode=f"{entry.mode:03o}",
+    )
+
+
+def file_listing(listing: Listing, zone: datetime.tzinfo) -> schemas.FileListing:
+    """Show what is at a path."""
+    rows = [file_row(each, zone) for each in listing.entries]
+    itself = file_row(listing.itself, zone)
+    return schemas.FileListing(**itself.model_dump(), entries=rows, is_complete=listing.is_complete)
 
 
 def wire_time(moment: datetime.datetime, zone: datetime.tzinfo) -> str:
@@ -469,23 +538,3 @@ def _template(spec: DeploymentSpec, image_name: str) -> schemas.TemplateRow:
         service_6006_port_protocol=spec.protocols[6006].value,
         service_6008_port_protocol=spec.protocols[6008].value,
     )
-
-
-def _info(addresses: Mapping[int, Address], protocols: Mapping[int, PortProtocol]) -> schemas.ContainerInfo:
-    main = addresses.get(6006)
-    return schemas.ContainerInfo(
-        ssh_command="",
-        root_password="",
-        service_6006_port_url=_url(main, protocols[6006]),
-        service_6008_port_url=_url(addresses.get(6008), protocols[6008]),
-        service_url=_url(main, protocols[6006]),
-        proxy_host=main.host if main else "",
-        custom_port=main.port if main else 0,
-    )
-
-
-def _url(address: Address | None, protocol: PortProtocol) -> str:
-    if address is None:
-        return ""
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"http://{host}:{address.port}" if protocol is PortProtocol.HTTP else f"{host}:{address.port}"

@@ -10,16 +10,19 @@ only the request id, which the log repeats.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from fastapi.requests import HTTPConnection
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from muster.errors import (
     Conflict,
@@ -29,6 +32,7 @@ from muster.errors import (
     MusterError,
     NotFound,
     StaleWrite,
+    TooManyRequests,
     Unauthenticated,
 )
 from muster.model.ids import random_hex
@@ -40,13 +44,28 @@ _KINDS = {"deployment": "未查询到相关部署", "container": "未查询到�
 T = TypeVar("T")
 
 
+_RequestId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
 class Envelope(BaseModel, Generic[T]):
     """A success on AutoDL's paths."""
 
-    code: str = "Success"
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+    code: Literal["Success"] = "Success"
     data: T
-    msg: str = ""
-    request_id: str = Field(default_factory=lambda: random_hex(32))
+    msg: Literal[""] = ""
+    request_id: _RequestId = Field(default_factory=lambda: random_hex(32))
+
+
+class Refused(BaseModel):
+    """A refusal on AutoDL's paths. ``message`` repeats ``msg``."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+    code: Annotated[str, Field(pattern=r"^[A-Za-z]+$")]
+    data: None = None
+    msg: Annotated[str, Field(min_length=1)]
+    request_id: _RequestId
+    message: Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +97,9 @@ def refusal_of(error: MusterError) -> Refusal:
             return Refusal("BadRequest", "无当前资源访问权限", HTTPStatus.FORBIDDEN, text)
         case Unauthenticated():
             return Refusal("AuthorizeFailed", "登录超时，请重新登录", HTTPStatus.UNAUTHORIZED, text)
+        case TooManyRequests():
+            msg = f"请求过于频繁: 每秒最多 {error.per_second:g} 次 ({text})"
+            return Refusal("TooManyRequests", msg, HTTPStatus.TOO_MANY_REQUESTS, text)
         case CursorExpired():
             return Refusal("CursorExpired", text, HTTPStatus.GONE, text)
         case StaleWrite():
@@ -90,7 +112,9 @@ def install(app: FastAPI) -> None:
     """Let every error of the app leave through this module."""
     app.add_exception_handler(MusterError, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(WebSocketRequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_surprise)
 
 
@@ -99,20 +123,25 @@ def error_body(refusal: Refusal, request_id: str) -> Mapping[str, Any]:
     return {"error": {"code": refusal.code, "message": refusal.text, "field": refusal.field, "request_id": request_id}}
 
 
-def _respond(request: Request, refusal: Refusal, request_id: str, *, envelope_status: int = 200) -> JSONResponse:
+def _respond(request: HTTPConnection, refusal: Refusal, request_id: str, *, envelope_status: int = 200) -> JSONResponse:
     if request.url.path.startswith(EXTENSION):
         return JSONResponse(error_body(refusal, request_id), refusal.status)
     body = {"code": refusal.code, "data": None, "msg": refusal.msg, "request_id": request_id, "message": refusal.msg}
     return JSONResponse(body, envelope_status)
 
 
-async def _on_refusal(request: Request, error: Exception) -> JSONResponse:
+async def _on_refusal(request: HTTPConnection, error: Exception) -> JSONResponse:
+    """Answer for a refusal; a WebSocket is refused like a request, before it opens."""
     assert isinstance(error, MusterError)
-    return _respond(request, refusal_of(error), random_hex(32))
+    response = _respond(request, refusal_of(error), random_hex(32))
+    if isinstance(error, TooManyRequests):  # the standard's header knows whole seconds only; the other is Azure's
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+        response.headers["Retry-After-Ms"] = str(math.ceil(error.retry_after_seconds * 1000))
+    return response
 
 
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
+async def _on_invalid(request: HTTPConnection, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError | WebSocketRequestValidationError)
     return await _on_refusal(request, _first_problem(error))
 
 
@@ -125,6 +154,11 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     return _respond(request, refusal, random_hex(32), envelope_status=error.status_code)
 
 
+async def _on_gone(_request: Request, _error: Exception) -> Response:
+    """End a request whose sender went away before its body was complete: nobody reads this, and nothing is amiss."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
 async def _on_surprise(request: Request, error: Exception) -> JSONResponse:
     """Answer for a defect of ours; the server logs the traceback, this adds the request id to look for."""
     request_id = random_hex(32)
@@ -134,7 +168,7 @@ async def _on_surprise(request: Request, error: Exception) -> JSONResponse:
     return _respond(request, refusal, request_id)
 
 
-def _first_problem(error: RequestValidationError) -> InvalidSpec:
+def _first_problem(error: RequestValidationError | WebSocketRequestValidationError) -> InvalidSpec:
     problem = error.errors()[0]
     where, *path = problem["loc"]
     field = ".".join(str(part) for part in path) or str(where)
@@ -152,6 +186,10 @@ def _reason(kind: str, text: str, context: Mapping[str, Any]) -> str:
             return f"must be at least {context['ge']}"
         case "less_than_equal":
             return f"must be at most {context['le']}"
+        case "string_too_long":
+            return f"must be at most {context['max_length']} characters long"
+        case "string_pattern_mismatch":
+            return f"must match {context['pattern']}"
         case _:
             return _EXPECTED.get(kind, text)
 

@@ -1,14 +1,15 @@
 """The OpenAPI document: FastAPI's, corrected where our routes do not behave as FastAPI assumes.
 
-FastAPI documents a 422 with its own body for every route that can be called wrongly. AutoDL's paths never answer one
-(a refusal is a 200 whose ``code`` says so), and ours answer it with our own body, like every other refusal.
+FastAPI documents a 422 with its own body for every route that can be called wrongly. AutoDL's paths never answer one:
+a refusal is a 200 with ``Refused`` in place of what was asked for. Ours answer it with our own body, like every other
+refusal.
 """
 
 from typing import Any
 
 from fastapi import FastAPI
 
-from muster.api.envelope import EXTENSION
+from muster.api.envelope import EXTENSION, Refused
 
 _REFUSAL = {
     "title": "Refusal",
@@ -43,6 +44,7 @@ def _correct(document: dict[str, Any]) -> None:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["Refusal"] = _REFUSAL
+    schemas["Refused"] = Refused.model_json_schema(mode="serialization")
     document["components"]["securitySchemes"] = {
         "token": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "the raw token"}
     }
@@ -50,7 +52,10 @@ def _correct(document: dict[str, Any]) -> None:
         for operation in operations.values():
             operation["responses"].pop("422", None)
             if path.startswith("/api/"):
-                operation["security"] = [{"token": []}]
+                operation.setdefault("security", [{"token": []}])  # a route that is for everybody says so itself
+                answer = operation["responses"].get("200", {}).get("content", {}).get("application/json")
+                if answer is not None and not path.startswith(EXTENSION):
+                    answer["schema"] = {"anyOf": [answer["schema"], {"$ref": "#/components/schemas/Refused"}]}
             if path.startswith(EXTENSION):
                 operation["responses"]["default"] = {
                     "description": "Refused",

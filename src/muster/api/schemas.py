@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from muster.api.text import ONE_LINE, SCRIPT
+
 T = TypeVar("T")
 
 MAX_REPLICAS = 10_000
@@ -21,7 +23,8 @@ Number = Annotated[int, Field(ge=0, le=2**53)]
 Index = Annotated[int, Field(le=2**31)]
 Amount = Annotated[float, Field(ge=0, le=2**53)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Name = Annotated[str, Field(max_length=255)]
+Script = Annotated[str, Field(max_length=MAX_TEXT), SCRIPT]
+Name = Annotated[str, Field(max_length=255), ONE_LINE]
 Protocol = Literal["http", "tcp", ""]
 
 
@@ -58,7 +61,10 @@ class PortProtocols(RequestBody):
 
 
 class ContainerTemplate(PortProtocols):
-    """What one container is. Protocols and reuse are accepted here too; those of the top level win."""
+    """What one container is. Protocols and reuse are accepted here too; those of the top level win.
+
+    ``image_pull`` is an extension: whether an image that the machine has is fetched again.
+    """
 
     dc_list: list[Name] = []
     region_sign: Name = ""
@@ -74,8 +80,9 @@ class ContainerTemplate(PortProtocols):
     price_from: Number = 0
     price_to: Number = 0
     image_uuid: Name
-    cmd: Text
-    cmd_before_shutdown: Text = ""
+    image_pull: Literal["missing", "always"] = "missing"
+    cmd: Script
+    cmd_before_shutdown: Script = ""
     env_vars: dict[Name, Text] = {}
 
 
@@ -87,6 +94,7 @@ class HealthCheckBody(RequestBody):
     interval_seconds: Amount = 2.0
     timeout_seconds: Amount = 2.0
     unhealthy_after: Number = 3
+    stalled_after_seconds: Amount = 600.0
 
 
 class ServiceBody(RequestBody):
@@ -100,16 +108,17 @@ class ServiceBody(RequestBody):
     budgets: dict[Name, Number] = {}
     drain_seconds: Amount | None = None
     drain_grace_seconds: Amount = 0.0
+    ready_within_seconds: Amount = 600.0
     health_check: HealthCheckBody | None = HealthCheckBody()
 
 
 class CreateDeployment(PortProtocols):
     """A deployment to be."""
 
-    name: Annotated[str, Field(min_length=1, max_length=255)]
+    name: Annotated[str, Field(min_length=1, max_length=255), ONE_LINE]
     deployment_type: Literal["ReplicaSet", "Job", "Container"]
     replica_num: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
-    parallelism_num: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] | None = None
+    parallelism_num: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
     container_template: ContainerTemplate
     service: ServiceBody = ServiceBody()
 
@@ -148,13 +157,17 @@ class ListEvents(PageRequest):
 
 
 class StopContainer(RequestBody):
-    """Stop one container. ``cache_container`` is an older word for the opposite of ``no_cache``."""
+    """Stop one container. ``cache_container`` is an older word for the opposite of ``no_cache``.
+
+    ``decrease_replica`` is one for ``decrease_one_replica_num``; an empty ``cmd_before_shutdown`` is none.
+    """
 
     deployment_container_uuid: Name
-    decrease_one_replica_num: bool = False
+    decrease_one_replica_num: bool | None = None
+    decrease_replica: bool | None = None
     no_cache: bool | None = None
     cache_container: bool | None = None
-    cmd_before_shutdown: Text | None = None
+    cmd_before_shutdown: Script = ""
 
 
 class SetReplicaNum(RequestBody):
@@ -165,7 +178,7 @@ class SetReplicaNum(RequestBody):
 
 
 class Operate(RequestBody):
-    """``stop`` is the only operation; ``operation`` is another word for ``operate``."""
+    """``stop``, or ``delete`` as ``DELETE`` does; ``operation`` is another word for ``operate``."""
 
     deployment_uuid: Name
     operate: Name = ""
@@ -195,11 +208,11 @@ class StockFilter(RequestBody):
     price_to: Number = 0
 
 
-class NewAccount(RequestBody):
-    """An account to be; the name is part of paths and keys."""
+class MountExclusiveNfs(RequestBody):
+    """Whether ``/root/autodl-fs`` is the dedicated network disk (1) or the ordinary storage (-1)."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
-    role: Literal["admin", "member"] = "member"
+    data_center: Name
+    mountable: Annotated[int, Field(ge=-1, le=1)]
 
 
 # Responses
@@ -221,6 +234,19 @@ class DeploymentUuid(BaseModel):
     """Which deployment it was."""
 
     deployment_uuid: str
+
+
+class CommandWarningRow(BaseModel):
+    """What is probably not meant in ``cmd``; never a refusal. ``code`` is stable, ``message`` is for people."""
+
+    code: str
+    message: str
+
+
+class CreatedDeployment(DeploymentUuid):
+    """Which deployment it is. Extension: ``warnings`` about its command, which may be stored repaired."""
+
+    warnings: list[CommandWarningRow]
 
 
 class TemplateRow(BaseModel):
@@ -250,7 +276,10 @@ class TemplateRow(BaseModel):
 
 
 class DeploymentRow(BaseModel):
-    """A deployment. ``ready_num`` and ``version`` are extensions; ``price_estimates`` is what it costs in an hour."""
+    """A deployment; ``price_estimates`` is what it costs in an hour.
+
+    Extensions: ``ready_num``, ``version``, and ``completed_num``: of the finished ones, those that ended by themselves.
+    """
 
     id: int
     uid: int
@@ -269,6 +298,7 @@ class DeploymentRow(BaseModel):
     running_num: int
     ready_num: int
     finished_num: int
+    completed_num: int
     image_uuid: str
     version: str
     template: TemplateRow
@@ -294,9 +324,10 @@ class DeploymentDetail(DeploymentRow):
 
 
 class CheckedDeployment(BaseModel):
-    """A body as it was understood; comparable field by field with ``DeploymentDetail.spec``."""
+    """A body as it was understood; ``spec`` is comparable field by field with ``DeploymentDetail.spec``."""
 
     spec: dict[str, Any]
+    warnings: list[CommandWarningRow]
 
 
 class ContainerInfo(BaseModel):
@@ -383,56 +414,68 @@ class BaseImageRow(BaseModel):
 
 
 class StockRow(BaseModel):
-    """GPUs of one model, counted one by one: two idle ones may be on two machines."""
+    """GPUs of one model, counted one by one: two idle ones may be on two machines.
+
+    Extension: ``fits`` says for 1, 2, 4 and 8 GPUs how many containers of so many fit now.
+    """
 
     gpu_name: str
     idle_gpu_num: int
     total_gpu_num: int
     chip_corp: str
     cpu_arch: str
+    fits: dict[str, int]
 
 
-class MachineRow(BaseModel):
-    """A machine on offer and the GPUs that are taken; memory in bytes."""
+class PooledRow(BaseModel):
+    """An ended container whose files wait for the next start that matches, until ``expires_at``."""
 
+    uuid: str
+    account: str
+    deployment_uuid: str
+    deployment_name: str
     machine_id: str
     data_center: str
     gpu_name: str
-    gpu_num: int
-    cpu_num: int
-    memory_size: int
-    cuda_v: int
-    price: int
-    chip_corp: str
-    cpu_arch: str
-    claimed_gpus: list[int]
+    gpu_indices: list[int]
+    image_uuid: str
+    image_reference: str
+    reason: str
+    stopped_at: str
+    expires_at: str | None
 
 
-class MachineList(BaseModel):
-    """Machines by id."""
+class Pool(BaseModel):
+    """What waits for reuse, most recently stopped first."""
 
-    machines: list[MachineRow]
+    containers: list[PooledRow]
 
 
-class AccountRow(BaseModel):
-    """A tenant."""
+class Stats(BaseModel):
+    """What reuse was good for. ``starts`` are those that might have reused something; ``hit_rate`` is of them."""
 
-    id: int
+    starts: int
+    reuses: int
+    hit_rate: float
+    seconds_saved: float
+    pooled: int
+
+
+class FileRow(BaseModel):
+    """A name in an account's storage; ``kind`` is ``file folder link other``, ``mode`` three octal digits."""
+
     name: str
-    role: str
-    created_at: str
+    kind: str
+    size_bytes: int
+    modified_at: str
+    mode: str
 
 
-class AccountList(BaseModel):
-    """Accounts, oldest first."""
+class FileListing(FileRow):
+    """What is at a path, and the entries of a folder by name; unless it ``is_complete`` more follow the last one."""
 
-    accounts: list[AccountRow]
-
-
-class NewToken(BaseModel):
-    """A token, shown this once."""
-
-    token: str
+    entries: list[FileRow]
+    is_complete: bool
 
 
 class Health(BaseModel):

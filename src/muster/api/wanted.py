@@ -10,11 +10,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from muster.errors import Conflict, NotFound, StaleWrite
+from muster.api import catalogue
+from muster.api.quota import check_quota
+from muster.errors import Conflict, InvalidSpec, NotFound, StaleWrite
 from muster.model.account import Account
 from muster.model.container import Container, Reason, StopRequest
-from muster.model.deployment import Deployment, DeploymentSpec, DeploymentStatus, DeploymentType
+from muster.model.deployment import Deployment, DeploymentSpec, DeploymentStatus, DeploymentType, ImagePull
 from muster.model.ids import ContainerUuid, DeploymentId
+from muster.model.reference import is_saved
+from muster.planner import lifecycle
 from muster.store.port import Store, Transaction
 from muster.store.stop import ask_to_stop
 
@@ -22,7 +26,6 @@ T = TypeVar("T")
 
 _ATTEMPTS = 5
 """A stale write means that another process wrote between our reading and our writing; five in a row mean a defect."""
-_SUPPORTED = frozenset({DeploymentType.REPLICA_SET})
 
 
 async def write(store: Store, work: Callable[[Transaction], T]) -> T:
@@ -37,10 +40,9 @@ async def write(store: Store, work: Callable[[Transaction], T]) -> T:
 
 def check(tx: Transaction, owner: Account, spec: DeploymentSpec) -> None:
     """Raise what speaks against creating this deployment."""
-    if spec.type not in _SUPPORTED:
-        raise Conflict(f"暂不支持{spec.type.value}类型的部署 (only ReplicaSet is supported in this version)")
-    if tx.images.get(owner.id, spec.image) is None:
-        raise NotFound("image", spec.image)
+    image = catalogue.usable(tx, owner, spec.image)
+    if is_saved(image.reference) and spec.image_pull is ImagePull.ALWAYS:
+        raise InvalidSpec("container_template.image_pull", "must be 'missing': the image is saved, of no registry")
 
 
 def own_deployment(tx: Transaction, owner: Account, uuid: str) -> Deployment:
@@ -62,10 +64,11 @@ def own_container(tx: Transaction, owner: Account, uuid: str) -> Container:
 def scale(tx: Transaction, deployment: Deployment, replica_num: int, now: datetime.datetime) -> None:
     """Want another number of replicas."""
     if deployment.spec.type is not DeploymentType.REPLICA_SET:
-        raise Conflict("仅支持ReplicaSet类型的部署")
+        raise Conflict("仅支持ReplicaSet类型的部署 (only a ReplicaSet is scaled; edit replica_num of a Job)")
     if not deployment.is_wanted:
         raise Conflict("部署已停止，无法修改副本数量")
     spec = replace(deployment.spec, replica_num=replica_num)
+    check_quota(tx, deployment.account_id, deployment.id, spec)
     tx.deployments.update(replace(deployment, spec=spec, updated_at=now))
 
 
@@ -88,11 +91,21 @@ def stop_container(
     cmd_before_shutdown: str | None,
     decrease_one_replica_num: bool,
     now: datetime.datetime,
-) -> None:
-    """Ask a container to stop; a second request changes nothing, also not the number of replicas."""
+) -> bool:
+    """Ask a container to stop; a second request is ``False`` and changes nothing, also not the number of replicas."""
     request = StopRequest(Reason.STOPPED_BY_USER, now, no_cache=no_cache, cmd_before_shutdown=cmd_before_shutdown)
-    if ask_to_stop(tx, container, request) and decrease_one_replica_num:
+    is_asked = ask_to_stop(tx, container, request)
+    if is_asked and decrease_one_replica_num:
         _decrease(tx, container, now)
+    return is_asked
+
+
+def leave_pool(tx: Transaction, owner: Account, uuid: str, now: datetime.datetime) -> Container:
+    """Want the files of an ended container destroyed; raises ``NotFound`` unless they are in the owner's pool."""
+    container = tx.containers.by_uuid(ContainerUuid(uuid))
+    if container is None or container.account_id != owner.id or not container.is_pooled:
+        raise NotFound("container in the pool", uuid)
+    return tx.containers.update(replace(lifecycle.leave_pool(container, now), updated_at=now))
 
 
 def _decrease(tx: Transaction, container: Container, now: datetime.datetime) -> None:

@@ -11,6 +11,8 @@ Rules
 * A replica that cannot be reached is aside (``eject.py``). When hardly anybody is left (``PANIC_SHARE``), health is
   ignored: that everybody died at once is less likely than that the observer is cut off. Limits hold all the same, so
   the few healthy ones cannot be overrun, which is why the share can be far below Envoy's 50 %.
+* A replica whose ingress refused gets nothing for a while (``refusal.py``). Nothing is held against it, and panic does
+  not send anything there either: it would only refuse again.
 * A retry avoids the replicas that it has tried while others exist. When it has tried all of them, it uses any that is
   not aside; when all are aside it waits for the first to return, or for another set.
 
@@ -25,6 +27,7 @@ from muster.balancer.chooser import Chooser, Randomness, by_size
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.limit import DEFAULT_CONCURRENCY
 from muster.balancer.queue import DEFAULT_CAPACITY, Ticket, WaitingQueue
+from muster.balancer.refusal import REST_SECONDS
 from muster.balancer.replica import Replica
 from muster.errors import BalancerError, NoEndpoints, QueueFull, QueueTimeout
 from muster.model.endpoint import EndpointSet
@@ -34,7 +37,7 @@ PANIC_SHARE = 0.1
 
 
 class ReplicaStatistics(NamedTuple):
-    """One replica at one moment; ``aside_seconds`` is how long it stays set aside, 0 when it is not."""
+    """One replica at one moment; ``aside_seconds`` is how long it will get nothing, 0 when it may get something."""
 
     id: str
     url: str
@@ -81,6 +84,7 @@ class Balancer:
         self._replicas: dict[str, Replica] = {}
         self._serving: tuple[Replica, ...] = ()
         self._troubled: set[Replica] = set()
+        self._refusing: set[Replica] = set()
         self._set: EndpointSet | None = None
         self._in_flight = self._granted = self._refused = self._timed_out = 0
         self._next_change = math.inf
@@ -115,6 +119,7 @@ class Balancer:
                 replica.is_leaving = True
                 self._replicas[endpoint_id] = replica
         self._troubled = {replica for replica in self._serving if not replica.health.is_healthy}
+        self._refusing = set()
         self._dispatch(now)
         return True
 
@@ -210,7 +215,7 @@ class Balancer:
                     limit=each.limit,
                     served=each.served,
                     is_leaving=each.is_leaving,
-                    aside_seconds=max(0.0, each.health.aside_until - now) if each.health.is_aside(now) else 0.0,
+                    aside_seconds=max(0.0, _free_at(each, now) - now),
                 )
                 for endpoint_id, each in self._replicas.items()
             ),
@@ -243,9 +248,9 @@ class Balancer:
     def _schedule(self, now: float) -> None:
         """Compute ``next_change``; whoever sleeps has to know when it comes nearer."""
         before = self._next_change
-        self._next_change = min(
-            (each.health.aside_until for each in self._troubled if each.health.is_aside(now)), default=math.inf
-        )
+        self._refusing = {each for each in self._refusing if each.refuses_until > now}
+        changes = (_free_at(each, now) for each in self._troubled | self._refusing)
+        self._next_change = min((change for change in changes if change > now), default=math.inf)
         if self._next_change < before:
             for ticket in self._queue:
                 ticket.wake()
@@ -266,30 +271,32 @@ class Balancer:
 
     def _candidates(self, tried: frozenset[str], now: float) -> Sequence[Replica]:
         """Return the replicas with room that this request may use."""
+        serving = self._serving
+        if self._refusing:
+            serving = tuple(each for each in serving if each.refuses_until <= now)
         if not self._troubled and not tried:
-            return [each for each in self._serving if each.load.value < each.limit]
-        fresh = [each for each in self._serving if each.endpoint.id not in tried]
-        if self._troubled and not self._is_panic():
+            return [each for each in serving if each.load.value < each.limit]
+        fresh = [each for each in serving if each.endpoint.id not in tried]
+        if self._troubled and not _is_panic(serving):
             fresh = [each for each in fresh if not each.health.is_aside(now)]
             admitted = [each for each in fresh if each.health.admits(now)]
         else:
             admitted = fresh
         if not fresh:
-            fresh = [each for each in self._serving if not each.health.is_aside(now)]
+            fresh = [each for each in serving if not each.health.is_aside(now)]
             admitted = [each for each in fresh if each.health.admits(now)]
         return [each for each in admitted if each.load.value < each.limit]
-
-    def _is_panic(self) -> bool:
-        healthy = len(self._serving) - len(self._troubled)
-        return healthy < math.ceil(len(self._serving) * PANIC_SHARE)
 
     def _note(self, lease: Lease, outcome: Outcome, now: float) -> None:
         replica = lease.replica
         if replica.health is not lease.health or replica.is_leaving:
             return
-        if outcome is Outcome.REFUSED:
+        if outcome is Outcome.UNREACHABLE:
             replica.health.unreachable(lease.granted_at, now)
             self._troubled.add(replica)
+        elif outcome in REST_SECONDS:
+            replica.refuses_until = max(replica.refuses_until, now + REST_SECONDS[outcome])
+            self._refusing.add(replica)
         elif outcome is Outcome.OK and not lease.is_answered:
             lease.is_answered = True  # one request is one observation, however often it is reported
             if replica.health.reachable(lease.granted_at, replica.limit):
@@ -312,3 +319,14 @@ class Balancer:
             f"({len(self._serving)} replicas, {self._in_flight} requests in flight, {len(self._queue)} waiting)",
             waited,
         )
+
+
+def _is_panic(serving: Sequence[Replica]) -> bool:
+    healthy = sum(each.health.is_healthy for each in serving)
+    return healthy < math.ceil(len(serving) * PANIC_SHARE)
+
+
+def _free_at(replica: Replica, now: float) -> float:
+    """Return when a replica may get something again, as far as is known; a time that has passed: now."""
+    aside_until = replica.health.aside_until if replica.health.is_aside(now) else 0.0
+    return max(aside_until, replica.refuses_until)

@@ -21,7 +21,11 @@ class ServiceOverloaded(QueueFull, httpx.PoolTimeout):
 
 
 class ServiceBusy(QueueTimeout, httpx.PoolTimeout):
-    """``QueueTimeout`` for users of httpx."""
+    """``QueueTimeout`` for users of httpx.
+
+    Also when every replica's ingress refused until the deadline: whether we or the ingress counted that all are busy is
+    the same to a caller, who must not need two ways to learn it.
+    """
 
 
 class ServiceUnreachable(BalancerError, httpx.ConnectError):
@@ -45,7 +49,8 @@ def as_httpx(error: BalancerError, call: Call) -> BalancerError:
     if isinstance(error, QueueTimeout):
         if isinstance(call.last_error, httpx.ConnectError | httpx.ConnectTimeout):
             return ServiceUnreachable(f"{error}; {call.sends} attempts did not connect, the last: {call.last_error}")
-        return ServiceBusy(str(error), error.waited_seconds)
+        refused = f"; {call.sends} requests were refused, the last: {call.last_refusal}" if call.last_refusal else ""
+        return ServiceBusy(f"{error}{refused}", error.waited_seconds)
     return ServiceClosed(str(error))
 
 

@@ -20,13 +20,20 @@ class Outcome(Enum):
     """The replica answered."""
     FAILED = "failed"
     """Broken after the connection stood, cancelled, or given back unused: nothing is concluded."""
-    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
     """No connection came about, so nothing was sent: the replica is put aside."""
+    CLOSED = "closed"
+    """Its ingress sent nothing, because the replica takes no new requests: it gets none for a while, or until a set."""
+    FULL = "full"
+    """Its ingress sent nothing, because the replica holds as many requests as it may: it gets none for a moment."""
 
 
 @dataclass(eq=False, slots=True)
 class Lease:
-    """``endpoint`` and ``health`` are the replica's at the time of the grant; a newer set may bring others."""
+    """``endpoint`` and ``health`` are the replica's at the time of the grant; a newer set may bring others.
+
+    ``refusal`` is what the user of an explicit lease was told by the ingress, if it refused.
+    """
 
     replica: Replica
     endpoint: Endpoint
@@ -36,3 +43,11 @@ class Lease:
     is_trial: bool
     is_answered: bool = False
     is_released: bool = False
+    refusal: str | None = None
+
+    def refused(self, reason: str) -> None:
+        """Say that the ingress answered 503 with this ``x-muster-refused``: nothing was sent to the replica.
+
+        For users of ``acquire``, before they leave its block: others then keep off the replica as long as they should.
+        """
+        self.refusal = reason

@@ -27,7 +27,6 @@ T = TypeVar("T")
 class Pool(Generic[T]):
     """The connections to one endpoint; ``users`` are requests under way."""
 
-    url: str
     transport: T
     users: int = 0
 
@@ -49,7 +48,7 @@ class Pools(Generic[T]):
         with self._lock:
             pool = self._pools.get(key)
             if pool is None:
-                pool = self._pools[key] = Pool(url, self._make(self._context(url, ca_pem)))
+                pool = self._pools[key] = Pool(self._make(self._context(url, ca_pem)))
             pool.users += 1
             return pool
 
@@ -62,9 +61,9 @@ class Pools(Generic[T]):
         """Forget the pools without users that ``endpoints`` has no use for; the caller closes them."""
         if endpoints is None or endpoints is self._seen:
             return ()
-        wanted = {each.url for each in endpoints.endpoints}
+        wanted = {(each.url, endpoints.ca_pem) for each in endpoints.endpoints}
         with self._lock:
-            unused = [key for key, pool in self._pools.items() if pool.url not in wanted]
+            unused = [key for key in self._pools if key not in wanted]
             gone = [key for key in unused if self._pools[key].users == 0]
             if len(gone) == len(unused):
                 self._seen = endpoints  # otherwise look again: somebody still uses one

@@ -4,8 +4,8 @@
 are replaced by the chosen endpoint's, everything else is kept, so every SDK that takes an httpx client is balanced.
 
 One send: acquire a lease ▸ send through the endpoint's own connection pool ▸ hand over the answer; the lease ends when
-the body has been read, broken off or closed. ``call.py`` decides whether a failed request goes again; ``faults.py``
-names the errors. The two transports differ in ``await`` and nothing else.
+the body has been read, broken off or closed. ``call.py`` decides whether a request that failed or was refused goes
+again; ``faults.py`` names the errors. The two transports differ in ``await`` and nothing else.
 
 ``lifetime`` is entered at the first request (or by ``with``) and left by closing the transport: the SDK watches the
 registry in it. ``response.extensions["muster"]`` tells who answered: ``{"endpoint": id, "sends": n}``.
@@ -25,7 +25,7 @@ from typing import Generic, Self, TypeVar
 
 import httpx
 
-from muster.balancer.call import Call
+from muster.balancer.call import Call, is_small
 from muster.balancer.faults import as_httpx, require_http
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.pools import LIMITS, Pools
@@ -59,7 +59,7 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
         while True:
             hold = _Hold(self._gate, self._pools, await self._acquire(call))
             try:
-                return await self._send(call, hold)
+                response = await self._send(call, hold)
             except httpx.TransportError as error:
                 hold.end(call.failed(hold.endpoint, error))
                 if not call.may_go_again(self._gate.may_resend, self._gate.monotonic()):
@@ -67,6 +67,9 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
             except BaseException:
                 hold.end(Outcome.FAILED)
                 raise
+            else:
+                if response is not None:
+                    return response
 
     async def aclose(self) -> None:
         """Close all connections and leave the lifetime."""
@@ -85,11 +88,17 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
         except BalancerError as error:
             raise as_httpx(error, call) from (call.last_error or error)
 
-    async def _send(self, call: Call, hold: "_Hold[httpx.AsyncHTTPTransport]") -> httpx.Response:
+    async def _send(self, call: Call, hold: "_Hold[httpx.AsyncHTTPTransport]") -> httpx.Response | None:
+        """Return the answer; ``None`` if the replica's ingress refused and the request goes elsewhere."""
         response = await hold.connect().handle_async_request(call.addressed_to(hold.endpoint))
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        body = _AsyncBody(response.stream, hold)
-        hold.answered()
+        outcome = call.answered(hold.endpoint, response)
+        body = _AsyncBody(response.stream, hold, outcome)
+        if call.goes_elsewhere(outcome, self._gate.may_resend, self._gate.monotonic()):
+            await body.discard(is_small=is_small(response))
+            return None
+        if outcome is Outcome.OK:
+            hold.answered()
         response.extensions["muster"] = {"endpoint": hold.endpoint.id, "sends": call.sends}
         if not call.reads_whole(response):
             response.stream = body
@@ -127,7 +136,7 @@ class MusterTransport(httpx.BaseTransport):
         while True:
             hold = _Hold(self._gate, self._pools, self._acquire(call))
             try:
-                return self._send(call, hold)
+                response = self._send(call, hold)
             except httpx.TransportError as error:
                 hold.end(call.failed(hold.endpoint, error))
                 if not call.may_go_again(self._gate.may_resend, self._gate.monotonic()):
@@ -135,6 +144,9 @@ class MusterTransport(httpx.BaseTransport):
             except BaseException:
                 hold.end(Outcome.FAILED)
                 raise
+            else:
+                if response is not None:
+                    return response
 
     def close(self) -> None:
         """Close all connections and leave the lifetime."""
@@ -154,11 +166,17 @@ class MusterTransport(httpx.BaseTransport):
         except BalancerError as error:
             raise as_httpx(error, call) from (call.last_error or error)
 
-    def _send(self, call: Call, hold: "_Hold[httpx.HTTPTransport]") -> httpx.Response:
+    def _send(self, call: Call, hold: "_Hold[httpx.HTTPTransport]") -> httpx.Response | None:
+        """Return the answer; ``None`` if the replica's ingress refused and the request goes elsewhere."""
         response = hold.connect().handle_request(call.addressed_to(hold.endpoint))
         assert isinstance(response.stream, httpx.SyncByteStream)
-        body = _SyncBody(response.stream, hold)
-        hold.answered()
+        outcome = call.answered(hold.endpoint, response)
+        body = _SyncBody(response.stream, hold, outcome)
+        if call.goes_elsewhere(outcome, self._gate.may_resend, self._gate.monotonic()):
+            body.discard(is_small=is_small(response))
+            return None
+        if outcome is Outcome.OK:
+            hold.answered()
         response.extensions["muster"] = {"endpoint": hold.endpoint.id, "sends": call.sends}
         if not call.reads_whole(response):
             response.stream = body
@@ -203,11 +221,12 @@ class _Hold(Generic[T]):
 
 
 class _AsyncBody(httpx.AsyncByteStream):
-    """An answer's body; the lease lasts as long as it does."""
+    """An answer's body; the lease lasts as long as it does, and ends with what the answer said."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, hold: _Hold[httpx.AsyncHTTPTransport]) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, hold: _Hold[httpx.AsyncHTTPTransport], outcome: Outcome) -> None:
         self._stream = stream
         self._hold = hold
+        self._outcome = outcome
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -221,7 +240,18 @@ class _AsyncBody(httpx.AsyncByteStream):
         try:
             await self._stream.aclose()
         finally:
-            self._hold.end(Outcome.OK)
+            self._hold.end(self._outcome)
+
+    async def discard(self, *, is_small: bool) -> None:
+        """End it; a small one is read first, so that its connection can be used again."""
+        try:
+            if is_small:
+                async for _ in self._stream:
+                    pass
+        except httpx.TransportError:
+            pass  # what it said was in the headers
+        finally:
+            await self.aclose()
 
     async def abort(self) -> None:
         """Close the connection, and leave the lease to whoever learns why."""
@@ -229,11 +259,12 @@ class _AsyncBody(httpx.AsyncByteStream):
 
 
 class _SyncBody(httpx.SyncByteStream):
-    """An answer's body; the lease lasts as long as it does."""
+    """An answer's body; the lease lasts as long as it does, and ends with what the answer said."""
 
-    def __init__(self, stream: httpx.SyncByteStream, hold: _Hold[httpx.HTTPTransport]) -> None:
+    def __init__(self, stream: httpx.SyncByteStream, hold: _Hold[httpx.HTTPTransport], outcome: Outcome) -> None:
         self._stream = stream
         self._hold = hold
+        self._outcome = outcome
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -246,7 +277,18 @@ class _SyncBody(httpx.SyncByteStream):
         try:
             self._stream.close()
         finally:
-            self._hold.end(Outcome.OK)
+            self._hold.end(self._outcome)
+
+    def discard(self, *, is_small: bool) -> None:
+        """End it; a small one is read first, so that its connection can be used again."""
+        try:
+            if is_small:
+                for _ in self._stream:
+                    pass
+        except httpx.TransportError:
+            pass  # what it said was in the headers
+        finally:
+            self.close()
 
     def abort(self) -> None:
         """Close the connection, and leave the lease to whoever learns why."""

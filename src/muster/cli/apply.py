@@ -1,13 +1,15 @@
 """``apply -f FILE``: make what runs be what a file says, after showing what that means.
 
 A name that no running deployment has is created. One that has it is compared with the file, field by field, both
-sides spelled out by the server: equal is nothing to do, another number of replicas is a scale, anything else is
-refused naming the field, because it would have to replace running containers and Muster cannot do that gently yet.
+sides spelled out by the server: equal is nothing to do, another number of replicas is a scale, anything else an edit,
+of which each field says whether containers are replaced for it.
+
+An image may be named as for Docker, by its reference; the catalogue learns it on the way, which is asked for first.
 """
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,16 +18,20 @@ import typer
 from muster.cli.connection import connected
 from muster.cli.difference import Difference, differences
 from muster.cli.estimate import Estimate, estimate
+from muster.cli.names import find_image
 from muster.cli.prompt import Yes, agreed
 from muster.cli.view import Column, Format, Output, note, print_table, report, say, yuan
-from muster.errors import ApiError, InvalidSpec, SetupError
+from muster.errors import ApiError, InvalidSpec, NotFound, SetupError
+from muster.model.ids import is_image_uuid
+from muster.model.reference import canonical
 
 if TYPE_CHECKING:
     from muster.cli.spec.deployment import Reading
     from muster.cli.spec.document import Value
-    from muster.client import Client, Deployment
+    from muster.client import Client, Deployment, EditedDeployment
 
 REPLICAS = "replica_num"
+REPLICA_SET = "ReplicaSet"
 WRONG_PARAMETER = "RequestParameterIsWrong"
 """The code of the API for a field that cannot be; its message begins with the field."""
 
@@ -34,6 +40,12 @@ COLUMNS: tuple[Column[Row], ...] = (
     Column("FIELD", lambda row: row[0]),
     Column("VALUE", lambda row: row[1]),
     Column("AUTODL FIELD", lambda row: row[2]),
+)
+DIFFERENCE: tuple[Column[Difference], ...] = (
+    Column("FIELD", lambda row: row.field),
+    Column("NOW", lambda row: row.before),
+    Column("FILE", lambda row: row.after),
+    Column("EFFECT", lambda row: row.effect),
 )
 
 
@@ -44,10 +56,10 @@ def apply(
     yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Create a deployment from a file, or scale it."""
+    """Create a deployment from a file, or change the one of that name to what the file says."""
     reading = _read(file)
     template = dict(reading.body["container_template"])
-    template["image_uuid"] = _image_uuid(client, template["image_uuid"])
+    template["image_uuid"] = _image_uuid(client, template["image_uuid"], yes=yes)
     body = {**reading.body, "container_template": template}
     wanted = _checked(client, body, file, reading)
     name = str(body["name"])
@@ -79,19 +91,52 @@ def _update(
     if not changed:
         report("none", deployment.name, deployment.uuid, "nothing to do, it is as the file says", output)
         return
-    others = [each for each in changed if each.field != REPLICAS]
-    if others:
-        note(f"error: {deployment.name} {deployment.uuid} runs with another specification:")
-        for each in others:
-            note(f"error: {_refusal(each, *source)}")
-        note("error: only the number of replicas can change; use another name, or: muster delete " + deployment.uuid)
-        sys.exit(1)
+    if any(each.field != REPLICAS for each in changed):
+        _edit(client, deployment, wanted, changed, source, yes=yes, output=output)
+        return
     replicas = int(wanted[REPLICAS])
     step = f"{deployment.replica_num} -> {replicas} replicas"
     if not agreed(f"Scale {deployment.name} {deployment.uuid}, {step}?", yes=yes):
         sys.exit(1)
     client.scale_deployment(deployment.uuid, replicas)
     report("scale", deployment.name, deployment.uuid, step, output)
+
+
+def _edit(
+    client: "Client",
+    deployment: "Deployment",
+    wanted: Mapping[str, Any],
+    changed: Sequence[Difference],
+    source: "tuple[Path, Reading]",
+    *,
+    yes: bool,
+    output: Format,
+) -> None:
+    if any(each.field == "deployment_type" for each in changed):
+        for each in changed:
+            note(f"error: {_refusal(each, *source)}")
+        note("error: the type cannot change; use another name, or: muster delete " + deployment.uuid)
+        sys.exit(1)
+    if output is Format.TABLE:
+        print_table(changed, DIFFERENCE)
+    elif not yes:
+        for each in changed:
+            note(f"{each.field}: {each.before} -> {each.after}; {each.effect}")
+    if not agreed(f"Edit {deployment.name} {deployment.uuid}?", yes=yes):
+        sys.exit(1)
+    edited = client.rollouts.edit(deployment.uuid, wanted)
+    report("edit", deployment.name, deployment.uuid, f"version {edited.version}{_next(deployment, edited)}", output)
+
+
+def _next(deployment: "Deployment", edited: "EditedDeployment") -> str:
+    """Say what becomes of the containers, and what to type to see or to change it."""
+    if not edited.is_new_version:
+        return ""
+    if deployment.type != REPLICA_SET:
+        return f": its next containers are of it, those that run come to their end; muster events {deployment.uuid} -f"
+    if edited.is_paused:
+        return f", paused; to go on: muster rollout resume {deployment.uuid}"
+    return f", follow it with: muster rollout status {deployment.uuid} -w"
 
 
 def _read(file: Path) -> "Reading":
@@ -112,27 +157,48 @@ def _read(file: Path) -> "Reading":
 
 
 def _checked(client: "Client", body: Mapping[str, Any], file: Path, reading: "Reading") -> Mapping[str, Any]:
-    """Return the body as the server understands it; what it refuses is told with the line that says it."""
+    """Return the body as the server understands it; what it refuses or warns of is told with the line that says it."""
     try:
-        return client.check_deployment(body)
+        checked = client.examine_deployment(body)
     except ApiError as error:
         field, colon, reason = error.msg.partition(": ")
         place = _place(field, reading)
         if error.code != WRONG_PARAMETER or not colon or place is None:
             raise
         raise InvalidSpec(f"{file}:{place.line}: {place.path}", reason) from error
+    place = _place("container_template.cmd", reading)
+    for warning in checked.warnings:
+        note(f"warning: {file}:{place.line if place else 1}: cmd: {warning.message}")
+    return checked.spec
 
 
-def _image_uuid(client: "Client", image: str) -> str:
-    """Return the uuid of an image that is named by name or uuid."""
-    if image.startswith(("image-", "base-image-")):
+def _image_uuid(client: "Client", image: str, *, yes: bool) -> str:
+    """Return the uuid of an image that is named by name or uuid, or that the catalogue can learn from its reference."""
+    if is_image_uuid(image):
         return image
-    found = [each.uuid for each in (*client.private_images(), *client.base_images()) if each.name == image]
-    if not found:
-        raise InvalidSpec("image", f"none is called {image!r} (see: muster images)")
-    if len(set(found)) > 1:
-        raise InvalidSpec("image", f"{image!r} may be {', '.join(found)}; give the uuid")
-    return found[0]
+    try:
+        return find_image(client, image).uuid
+    except NotFound:
+        return _learnt(client, image, yes=yes)
+
+
+def _learnt(client: "Client", image: str, *, yes: bool) -> str:
+    """Add a reference to the catalogue under its own name; a single word is rather a misspelt name."""
+    if not any(mark in image for mark in "/:@"):
+        hint = f"see: muster images; an image of a registry is written with its tag, like {image}:latest"
+        raise InvalidSpec("image", f"none is called {image!r} ({hint})")
+    try:
+        reference = canonical(image)
+    except InvalidSpec as error:
+        raise InvalidSpec("image", f"none is called {image!r}, and it is no reference: {error.reason}") from error
+    for each in client.catalogue():
+        if each.name == reference:
+            return each.uuid
+    if not agreed(f"Image {reference} is not in the catalogue. Add it?", yes=yes):
+        sys.exit(1)
+    added = client.add_image(reference, reference).image
+    note(f"image {reference} added to the catalogue: {added.uuid}")
+    return added.uuid
 
 
 def _refusal(difference: Difference, file: Path, reading: "Reading") -> str:
@@ -184,6 +250,7 @@ def _rows(body: Mapping[str, Any], image: str) -> list[Row]:
     gpu = f"{template['gpu_num']} x {' | '.join(template['gpu_name_set']) or 'any'}"
     rows += [
         ("image", shown, "container_template.image_uuid"),
+        *([("pull", template["image_pull"], "image_pull (Muster's own)")] if "image_pull" in template else ()),
         ("cmd", _one_line(template["cmd"]), "container_template.cmd"),
         ("gpu", gpu, "container_template.gpu_name_set, gpu_num"),
     ]

@@ -19,12 +19,14 @@ _INTENDED = frozenset(reason.value for reason in Reason if reason.is_intended)
 
 
 def _reason(container: "Container") -> str:
-    code = "" if container.exit_code is None else f"exit {container.exit_code}"
-    return ": ".join(part for part in (container.reason or code, container.message) if part)
+    code = f"exit {container.exit_code}" if container.exit_code else ""
+    reason = f"{container.reason} ({code})" if container.reason and code else container.reason or code
+    return ": ".join(part for part in (reason, container.message) if part)
 
 
 COLUMNS: "tuple[Column[Container], ...]" = (
     Column("UUID", lambda row: row.uuid),
+    Column("VERSION", lambda row: row.version),
     Column("STATUS", lambda row: row.status, style=status_style),
     Column("READY", lambda row: row.is_ready),
     Column("MACHINE", lambda row: f"{row.data_center}/{row.machine_id}"),
@@ -64,7 +66,7 @@ def containers(
 def is_lacking(deployment: "Deployment") -> bool:
     """Tell whether a deployment has fewer live containers than it wants at once."""
     if deployment.type == "Job":
-        wanted = min(deployment.parallelism_num, deployment.replica_num - deployment.finished_num)
+        wanted = min(deployment.parallelism_num, deployment.replica_num - deployment.completed_num)
     else:
         wanted = deployment.replica_num
     return deployment.status == "running" and deployment.starting_num + deployment.running_num < wanted
@@ -87,13 +89,17 @@ def logs(
     container: Annotated[
         str, typer.Argument(help="Uuid, its beginning or last part; or a deployment.", metavar="CONTAINER")
     ],
+    *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the container has ended.")] = False,
     tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Only the last N lines.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only from then on: 10m, 2h30m, or a time like 2026-03-02T10:00:00.")
+    ] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Print what a container wrote; as JSON, one object a line."""
     uuid = find_writer(client, container).uuid
-    chunks = client.logs(uuid, tail=tail, follow=follow)
+    chunks = client.logs(uuid, tail=tail, since=since, follow=follow)
     if output is Format.JSON:
         for line in _lines(chunks):
             print_json({"container_uuid": uuid, "line": line.decode(errors="replace")}, is_line=True)

@@ -53,7 +53,7 @@ def ps(
     for each in rows if output is Format.TABLE else ():
         if is_lacking(each):
             live = each.starting_num + each.running_num
-            note(f"{each.name}: {live} of {each.replica_num} live; why: muster containers {each.uuid}")
+            note(f"{each.name}: {live} of {each.replica_num} live; why: muster explain {each.uuid}")
 
 
 @connected

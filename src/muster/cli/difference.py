@@ -4,6 +4,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_TEMPLATE = "container_template."
+_RUN = frozenset(
+    {
+        *(_TEMPLATE + name for name in ("image_uuid", "cmd", "gpu_num")),
+        "service_6006_port_protocol",
+        "service_6008_port_protocol",
+    }
+)
+"""What a container is made of, besides its variables."""
+_FILTERS = tuple(_TEMPLATE + name for name in ("dc_list", "gpu_name_set", "cuda_v", "cpu_num", "memory_size", "price"))
+"""Which machines qualify."""
 SECRET = "container_template.env_vars"  # noqa: S105 it is where secrets are, not one
 
 
@@ -14,6 +25,15 @@ class Difference:
     field: str
     before: str
     after: str
+
+    @property
+    def effect(self) -> str:
+        """What the change means for containers that run."""
+        if self.field in _RUN or self.field.startswith(SECRET):
+            return "replaces containers"
+        if self.field.startswith(_FILTERS):
+            return "replaces containers that no longer match"
+        return "holds at once"
 
     def __str__(self) -> str:
         if self.before == self.after:

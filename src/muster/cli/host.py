@@ -1,4 +1,4 @@
-"""``up``, ``server``, ``down`` and ``config show``: what runs on this host, and how it is set."""
+"""``up``, ``server``, ``ingress``, ``down`` and ``config show``: what runs on this host, and how it is set."""
 
 import json
 from importlib import import_module
@@ -21,6 +21,19 @@ Engine = Annotated[str | None, typer.Option("--engine", help="auto, local or doc
 FakeGpus = Annotated[
     str | None,
     typer.Option("--fake-gpus", help="Machines to pretend, like '2x4xRTX 4090@lab-a' (MUSTER_FAKE_GPUS)."),
+]
+
+IngressHost = Annotated[
+    str | None,
+    typer.Option("--ingress-host", help="Address that containers' own listen on (MUSTER_INGRESS_HOST)."),
+]
+IngressDomain = Annotated[
+    str | None,
+    typer.Option("--ingress-domain", help="Domain whose names all lead here (MUSTER_INGRESS_DOMAIN)."),
+]
+StatusPort = Annotated[
+    int | None,
+    typer.Option("--ingress-status-port", help="Port of /metrics (MUSTER_INGRESS_STATUS_PORT; default 7610)."),
 ]
 
 config = typer.Typer(name="config", help="Show the settings.", no_args_is_help=True)
@@ -52,12 +65,31 @@ def server(
     _run("server", _settings(config_file, home=home, port=port, host=host, engine=engine, fake_gpus=fake_gpus))
 
 
-def down(home: Home = None, config_file: Config = None) -> None:
+def ingress(
+    *,
+    home: Home = None,
+    ingress_host: IngressHost = None,
+    ingress_domain: IngressDomain = None,
+    status_port: StatusPort = None,
+    config_file: Config = None,
+) -> None:
+    """Run the ingress alone, in the foreground: containers' addresses and SSH logins."""
+    flags = {"ingress_host": ingress_host, "ingress_domain": ingress_domain, "ingress_status_port": status_port}
+    _run("ingress", _settings(config_file, home=home, **flags))
+
+
+def down(
+    home: Home = None,
+    purges: Annotated[
+        bool, typer.Option("--purge", help="Also remove what ended containers left behind: their files and logs.")
+    ] = False,
+    config_file: Config = None,
+) -> None:
     """End server and containers of this host.
 
     The next `up` starts what is still wanted.
     """
-    _run("down", _settings(config_file, home=home))
+    _run("down", _settings(config_file, home=home), purges=purges)
 
 
 Shown = tuple[str, Any, str]
@@ -78,7 +110,7 @@ def show(home: Home = None, config_file: Config = None, output: Output = Format.
     print_table([(name, value, origin) for name, (value, origin) in settings.items()], COLUMNS)
 
 
-def _run(process: str, settings: "Settings") -> None:
+def _run(process: str, settings: "Settings", **options: bool) -> None:
     """Be one of the processes; they are loaded only now, since the server's libraries are slow to load and optional."""
     try:
         module = import_module(f"muster.processes.{process}")
@@ -88,7 +120,7 @@ def _run(process: str, settings: "Settings") -> None:
         raise SetupError(
             f"muster {process} needs: pip install 'muster-gpu[server]' ({error.name} is missing)"
         ) from error
-    module.run(settings)
+    module.run(settings, **options)
 
 
 def _settings(config_file: Path | None, **flags: Any) -> "Settings":

@@ -15,7 +15,25 @@ from typing import Annotated
 import typer
 
 from muster import __version__
-from muster.cli import accounts, apply, containers, deployments, events, host, machines
+from muster.cli import (
+    accounts,
+    apply,
+    audit,
+    ca,
+    containers,
+    deployments,
+    events,
+    explain,
+    files,
+    host,
+    images,
+    machines,
+    pool,
+    rollout,
+    ssh,
+    ssh_keys,
+)
+from muster.cli.exec import ExecCommand, execute
 from muster.cli.view import note, say
 from muster.errors import ApiError, MusterError
 
@@ -47,22 +65,37 @@ def _main(
 for command in (
     host.up,
     host.server,
+    host.ingress,
     host.down,
     apply.apply,
     deployments.ps,
     containers.containers,
     events.events,
     containers.logs,
+    explain.explain,
     deployments.scale,
     deployments.stop,
     deployments.delete,
-    machines.machines,
     machines.stock,
-    machines.images,
+    images.images,
+    pool.stats,
+    audit.audit,
 ):
     app.command()(command)
+app.command("exec", cls=ExecCommand)(execute)
+app.command("ssh", cls=ssh.SshCommand)(ssh.ssh)
+app.command("cp")(ssh.cp)
+app.add_typer(ssh_keys.ssh_keys)
+app.add_typer(files.fs)
 app.add_typer(accounts.account)
+app.add_typer(accounts.accounts)
+app.add_typer(accounts.tokens)
 app.add_typer(host.config)
+app.add_typer(pool.pool)
+app.add_typer(images.image)
+app.add_typer(rollout.rollout)
+app.add_typer(machines.machines)
+app.add_typer(ca.ca)
 
 
 def main() -> None:

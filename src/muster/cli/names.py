@@ -1,4 +1,4 @@
-"""What a person calls a deployment or a container, to its uuid.
+"""What a person calls a deployment, a container or an image, to its uuid.
 
 Names of deployments are not unique, and uuids are long: a name, a uuid, or the beginning of one that only one thing
 has will do; of a container also its last part, which is the shortest thing that tells replicas apart. A running
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 from muster.errors import InvalidSpec, NotFound
 
 if TYPE_CHECKING:
-    from muster.client import Client, Container, Deployment
+    from muster.client import CatalogueImage, Client, Container, Deployment
 
-Thing = TypeVar("Thing", "Deployment", "Container")
+Thing = TypeVar("Thing", "Deployment", "Container", "CatalogueImage")
 
 
 def find_deployment(client: "Client", name: str) -> "Deployment":
@@ -44,8 +44,16 @@ def find_writer(client: "Client", name: str) -> "Container":
             raise
     containers = client.containers_of(_only(deployments, "deployment", name).uuid)
     if not containers:
-        raise InvalidSpec(name, f"this deployment has no container yet; why: muster containers {name!r}")
+        raise InvalidSpec(name, f"this deployment has no container yet; why: muster explain {name!r}")
     return _only([each for each in containers if each.status != "shutdown"] or containers[-1:], "container", name)
+
+
+def find_image(client: "Client", name: str) -> "CatalogueImage":
+    """Return the image that is meant. Raises ``NotFound``, or ``InvalidSpec`` listing what it may mean."""
+    everything = client.catalogue()
+    named = [each for each in everything if each.name == name]
+    is_uuid = name.startswith(("image-", "base-image-"))
+    return _only(named or (_with_prefix(everything, name) if is_uuid else []), "image", name)
 
 
 def _with_prefix(things: Iterable[Thing], name: str) -> list[Thing]:

@@ -112,7 +112,18 @@ def age(moment: datetime.datetime | None) -> str:
     """Return how long ago something was, roughly."""
     if moment is None:
         return ""
-    seconds = max(0, int((datetime.datetime.now(datetime.UTC) - moment).total_seconds()))
+    return _roughly(datetime.datetime.now(datetime.UTC) - moment)
+
+
+def until(moment: datetime.datetime | None) -> str:
+    """Return in how long something will be, roughly."""
+    if moment is None:
+        return ""
+    return _roughly(moment - datetime.datetime.now(datetime.UTC))
+
+
+def _roughly(span: datetime.timedelta) -> str:
+    seconds = max(0, int(span.total_seconds()))
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * length:
             return f"{seconds // length}{unit}"

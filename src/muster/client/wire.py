@@ -3,11 +3,26 @@
 import datetime
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 
-from muster.client.values import Account, Container, Deployment, Event, Machine
+from muster.client.values import (
+    Account,
+    AuditEntry,
+    CatalogueImage,
+    Container,
+    Deployment,
+    Event,
+    FileEntry,
+    Machine,
+    PooledContainer,
+    Prewarm,
+    Stock,
+    Suspect,
+    Token,
+)
 from muster.errors import ApiError, CursorExpired, MusterError, NotFound, Unauthenticated
 
 MUSTER = "/api/v1/muster"
@@ -28,6 +43,15 @@ def check(response: httpx.Response, named: tuple[str, str], media_type: str) -> 
         raise ApiError("InternalError", hint, status=response.status_code) from None
     if code != "Success":
         raise refusal(error, response.status_code, named)
+
+
+def too_often(response: httpx.Response) -> float | None:
+    """Return after how many seconds a call that hit the rate limit may come again; ``None``: it did not hit it."""
+    if response.status_code in (200, 429):
+        for header, parts in (("retry-after-ms", 1000), ("retry-after", 1)):
+            if (after := response.headers.get(header, "")).isdigit():
+                return int(after) / parts
+    return None
 
 
 def refusal(error: Mapping[str, Any], status: int, named: tuple[str, str]) -> MusterError:
@@ -65,6 +89,7 @@ def deployment(wire: Mapping[str, Any]) -> Deployment:
         running_num=wire["running_num"],
         ready_num=wire["ready_num"],
         finished_num=wire["finished_num"],
+        completed_num=wire.get("completed_num", wire["finished_num"]),  # a server that is older than this client
         image_uuid=wire["image_uuid"],
         gpu_names=tuple(wire["template"]["gpu_name_set"]),
         gpu_num=wire["template"]["gpu_num"],
@@ -122,6 +147,24 @@ def event(wire: Mapping[str, Any]) -> Event:
     )
 
 
+def _suspect(wire: Mapping[str, Any] | None) -> Suspect | None:
+    if wire is None:
+        return None
+    return Suspect(
+        failure_num=wire["failure_num"],
+        expected_num=wire["expected_num"],
+        reason=wire["reason"],
+        reason_num=wire["reason_num"],
+        sentence=wire["sentence"],
+    )
+
+
+def stock(gpu_name: str, row: Mapping[str, Any]) -> Stock:
+    """Read what there is of a model; a server that is older does not say what fits."""
+    fits = MappingProxyType({int(size): number for size, number in row.get("fits", {}).items()})
+    return Stock(gpu_name, row["idle_gpu_num"], row["total_gpu_num"], row["chip_corp"], row["cpu_arch"], fits)
+
+
 def machine(wire: Mapping[str, Any]) -> Machine:
     """Read a machine."""
     return Machine(
@@ -136,9 +179,93 @@ def machine(wire: Mapping[str, Any]) -> Machine:
         chip_corp=wire["chip_corp"],
         cpu_arch=wire["cpu_arch"],
         claimed_gpus=tuple(wire["claimed_gpus"]),
+        problem=wire["problem"],
+        state=wire["state"],
+        unreachable_since=maybe_time(wire["unreachable_since"]),
+        lost_at=maybe_time(wire["lost_at"]),
+        is_cordoned=wire["is_cordoned"],
+        drain=wire["drain"],
+        containers_left=wire["containers_left"],
+        failures=wire["failures"],
+        suspect=_suspect(wire["suspect"]),
+        blacklisted_until=maybe_time(wire["blacklisted_until"]),
     )
+
+
+def file_entry(wire: Mapping[str, Any]) -> FileEntry:
+    """Read a name in the account's storage."""
+    return FileEntry(wire["name"], wire["kind"], wire["size_bytes"], time(wire["modified_at"]), wire["mode"])
+
+
+def pooled(wire: Mapping[str, Any]) -> PooledContainer:
+    """Read an ended container that waits for reuse."""
+    return PooledContainer(
+        uuid=wire["uuid"],
+        account=wire["account"],
+        deployment_uuid=wire["deployment_uuid"],
+        deployment_name=wire["deployment_name"],
+        machine_id=wire["machine_id"],
+        data_center=wire["data_center"],
+        gpu_name=wire["gpu_name"],
+        gpu_indices=tuple(wire["gpu_indices"]),
+        image_uuid=wire["image_uuid"],
+        image_reference=wire["image_reference"],
+        reason=wire["reason"],
+        stopped_at=time(wire["stopped_at"]),
+        expires_at=maybe_time(wire["expires_at"]),
+    )
+
+
+def catalogue_image(wire: Mapping[str, Any]) -> CatalogueImage:
+    """Read an image of the catalogue."""
+    return CatalogueImage(
+        uuid=wire["image_uuid"],
+        name=wire["name"],
+        is_base=wire["is_base"],
+        reference=wire["reference"],
+        digest=wire["digest"],
+        status=wire["status"],
+        message=wire["message"],
+        source_container_uuid=wire["source_container_uuid"],
+        held_on=tuple(wire["held_on"]),
+        created_at=time(wire["created_at"]),
+        updated_at=time(wire["updated_at"]),
+    )
+
+
+def prewarm(wire: Mapping[str, Any]) -> Prewarm:
+    """Read how far a machine is."""
+    return Prewarm(wire["machine_id"], wire["state"], wire["message"], time(wire["updated_at"]))
 
 
 def account(wire: Mapping[str, Any]) -> Account:
     """Read an account."""
-    return Account(wire["id"], wire["name"], wire["role"], time(wire["created_at"]))
+    quota = wire["quota"]
+    return Account(
+        id=wire["id"],
+        name=wire["name"],
+        role=wire["role"],
+        created_at=time(wire["created_at"]),
+        quota_gpu_num=quota["gpu_num"],
+        quota_container_num=quota["container_num"],
+        used_gpu_num=quota["used_gpu_num"],
+        used_container_num=quota["used_container_num"],
+    )
+
+
+def token(wire: Mapping[str, Any]) -> Token:
+    """Read what is known of a token."""
+    return Token(
+        id=wire["id"],
+        prefix=wire["prefix"],
+        name=wire["name"],
+        created_at=time(wire["created_at"]),
+        last_used_at=maybe_time(wire["last_used_at"]),
+        expires_at=maybe_time(wire["expires_at"]),
+        is_expired=wire["is_expired"],
+    )
+
+
+def audit_entry(wire: Mapping[str, Any]) -> AuditEntry:
+    """Read an entry of the audit log."""
+    return AuditEntry(**{**wire, "created_at": time(wire["created_at"])})

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
-from muster.clock import Clock
+from muster.clock import Clock, wait_for_event
 from muster.controller.queue import KeyedQueue
 from muster.errors import EngineUnavailable, MusterError, StaleWrite
 
@@ -69,10 +69,15 @@ class ReconcileLoop(Generic[Key]):
         self._full_pass_seconds = full_pass_seconds
         self._rest_per_second = 1 / busy_share - 1
         self._failures: dict[Key, int] = {}
+        self._pass_wanted = asyncio.Event()
 
     def wake(self, key: Key) -> None:
         """Ask for a look at ``key`` soon."""
         self._queue.add(key)
+
+    def wake_all(self) -> None:
+        """Ask for a full pass soon: something happened of which nobody can say what it touched."""
+        self._pass_wanted.set()
 
     async def run(self) -> None:
         """Reconcile for ever."""
@@ -132,4 +137,5 @@ class ReconcileLoop(Generic[Key]):
                     error,
                     exc_info=None if isinstance(error, MusterError) else error,
                 )
-            await self._clock.sleep(self._full_pass_seconds)
+            await wait_for_event(self._pass_wanted, self._clock, self._full_pass_seconds)
+            self._pass_wanted.clear()

@@ -6,6 +6,7 @@ HTTP client here is a few lines because a probe wants the status line only, of a
 
 import asyncio
 import contextlib
+from enum import StrEnum
 from typing import Protocol
 
 from muster.model.container import Address
@@ -14,30 +15,42 @@ from muster.model.deployment import HealthCheck
 _STATUS_LINE_BYTES = 4096
 
 
+class Verdict(StrEnum):
+    """How a probe ended. Who is ``SLOW`` may be busy; who ``FAILED`` said no, or is not there."""
+
+    PASSED = "passed"
+    SLOW = "slow"
+    FAILED = "failed"
+
+
 class Prober(Protocol):
     """Asks one address, once."""
 
-    async def probe(self, address: Address, check: HealthCheck) -> bool:
-        """Tell whether the check passed within its timeout; never raises for anything that the address does."""
+    async def probe(self, address: Address, check: HealthCheck) -> Verdict:
+        """Tell how the check ended within its timeout; never raises for anything that the address does."""
         ...
 
 
 class NetworkProber:
     """Probes over the network."""
 
-    async def probe(self, address: Address, check: HealthCheck) -> bool:
-        """Tell whether the check passed within its timeout."""
+    async def probe(self, address: Address, check: HealthCheck) -> Verdict:
+        """Tell how the check ended within its timeout."""
         try:
             async with asyncio.timeout(check.timeout_seconds):
                 reader, writer = await asyncio.open_connection(address.host, address.port)
                 try:
-                    return check.path is None or await _get(reader, writer, address, check.path)
+                    if check.path is None or await _get(reader, writer, address, check.path):
+                        return Verdict.PASSED
+                    return Verdict.FAILED
                 finally:
                     writer.close()
                     with contextlib.suppress(OSError):
                         await writer.wait_closed()
-        except (OSError, TimeoutError, ValueError):  # ValueError: a status line longer than the reader's limit
-            return False
+        except TimeoutError:
+            return Verdict.SLOW
+        except (OSError, ValueError):  # ValueError: a status line longer than the reader's limit
+            return Verdict.FAILED
 
 
 async def _get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: Address, path: str) -> bool:

@@ -19,25 +19,33 @@ inotify (not in the standard library).
 """
 
 import asyncio
+import contextlib
+import datetime
 import os
 import re
 import shutil
+import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from muster.engine import local_folder, shim
+from muster.engine.dial import addresses, connect
 from muster.engine.inbox import Inbox
+from muster.engine.local_exec import open_exec
 from muster.engine.local_folder import Folder, Seen
 from muster.engine.local_logs import Output
 from muster.engine.local_ports import Ports
 from muster.engine.local_process import Identity
-from muster.engine.port import Capabilities, ContainerRun, Observation, Phase, Ref, StopOrder
+from muster.engine.port import Capabilities, ContainerRun, ExecSession, Observation, Phase, Ref, StopOrder
+from muster.engine.sftp.process import open_sftp
 from muster.errors import EngineRejected, EngineUnavailable, SetupError
-from muster.model.container import Reason
-from muster.model.ids import ContainerId, MachineId
+from muster.model.container import Address, Reason
+from muster.model.ids import AccountId, ContainerId, MachineId
+from muster.model.image import HeldImage, ImageOrder, ImageProgress
+from muster.model.run import Disk, ExecOrder
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -45,7 +53,11 @@ P = ParamSpec("P")
 _BASICS = ("PATH", "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 """What a command gets of the server's own environment: nothing that could be a secret."""
 
+HOST_IMAGE = HeldImage("local")
+"""What a container of this engine is made from."""
+
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+_LOOPBACK = ("127.0.0.1", "::1")
 _START_SECONDS = 10.0
 _LOG_POLL_SECONDS = 0.1
 
@@ -85,7 +97,7 @@ class LocalEngine:
     @property
     def capabilities(self) -> Capabilities:
         """One host's ports for all, and no walls between them."""
-        return Capabilities(shares_host_ports=True, isolates_tenants=False)
+        return Capabilities(shares_host_ports=True, isolates_tenants=False, has_exec=True, has_sftp=True, can_dial=True)
 
     async def create(self, run: ContainerRun) -> Observation:
         """Make the container's folder and reserve its ports."""
@@ -119,8 +131,58 @@ class LocalEngine:
         self._inboxes.add(inbox)
         return self._hints(inbox)
 
-    async def logs(self, ref: Ref, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[bytes]:
-        """Yield output; while somebody follows, the file is looked at ten times a second."""
+    async def prepare(self, machine_id: MachineId, order: ImageOrder) -> ImageProgress:
+        """Tell that the host is there; there is no other image."""
+        del machine_id
+        if order.reference != HOST_IMAGE.reference:
+            raise EngineRejected(
+                Reason.IMAGE_PULL_FAILED, f"{order.reference}: the local engine has one image, the host"
+            )
+        return ImageProgress(HOST_IMAGE)
+
+    async def images(self, machine_id: MachineId) -> Sequence[HeldImage]:
+        """Return the host."""
+        del machine_id
+        return (HOST_IMAGE,)
+
+    async def save(self, ref: Ref, reference: str) -> HeldImage:
+        """Refuse: a container's files are the host's."""
+        raise EngineRejected(Reason.ERROR, f"save of {ref.container_id} as {reference}: the local engine has no images")
+
+    async def disk(self, machine_id: MachineId) -> Disk:
+        """Return the disk of the root."""
+        del machine_id
+        usage = await self._in_thread(_disk_usage, self._root)
+        return Disk(usage.total, usage.free)
+
+    async def execute(self, ref: Ref, order: ExecOrder) -> ExecSession:
+        """Run a command in the environment and the folder of a container's own, to end with it."""
+        folder, _ = await self._in_thread(self._running, ref, "exec")
+        return await open_exec(folder.path, order)
+
+    async def sftp(self, ref: Ref) -> ExecSession:
+        """Open the files of this host, beginning where the container's command does."""
+        folder, runs_in = await self._in_thread(self._running, ref, "files")
+        workdir = await self._in_thread(_workdir, folder)
+        return await open_sftp(workdir, lambda: _held(runs_in))
+
+    async def dial(self, ref: Ref, host: str, port: int) -> ExecSession:
+        """Connect to what this host reaches; 6006 and 6008 of it are the container's own ports."""
+        folder, _ = await self._in_thread(self._running, ref, f"connection to {host}:{port}")
+        own = folder.card.addresses.get(port) if addresses(host, port)[0] in _LOOPBACK else None
+        target = Address(host, port) if own is None else own
+        return await connect(target.host, target.port, lambda family: socket.socket(family, socket.SOCK_STREAM))
+
+    async def host_address(self, machine_id: MachineId, account_id: AccountId) -> str:
+        """Return nothing: containers are on the host."""
+        del machine_id, account_id
+        return ""
+
+    async def logs(
+        self, ref: Ref, *, tail: int | None = None, since: datetime.datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        """Yield output; while somebody follows, the file is looked at ten times a second. Lines have no dates."""
+        del since
         folder = await self._in_thread(self._find, ref)
         if folder is None:
             return
@@ -182,6 +244,8 @@ class LocalEngine:
     def _create(self, run: ContainerRun) -> Seen:
         if _NAME.fullmatch(run.ref.container_id) is None:
             raise EngineRejected(Reason.START_FAILED, f"{run.ref.container_id!r} cannot be a container's name")
+        if run.takes_over is not None:
+            raise EngineRejected(Reason.START_FAILED, "the local engine reuses no containers")
         if not _can_be_executed(run):
             raise EngineRejected(Reason.START_FAILED, "the command or a variable holds what no process can be given")
         if not self._is_cleaned:
@@ -268,6 +332,14 @@ class LocalEngine:
     def _look_at_all(self) -> list[Seen]:
         return [folder.look() for folder in local_folder.find_all(self._root)]
 
+    def _running(self, ref: Ref, what: str) -> tuple[Folder, Identity]:
+        """Return the folder of a run, and its shim. Raises ``EngineRejected`` when it does not run."""
+        folder = self._find(ref)
+        runs_in = folder.look().shim if folder is not None else None
+        if folder is None or runs_in is None:
+            raise EngineRejected(Reason.ERROR, f"{what} in {ref.container_id}: it does not run")
+        return folder, runs_in
+
     def _is_over(self, ref: Ref) -> bool:
         return self._look(ref).observation.phase in (Phase.EXITED, Phase.ABSENT)
 
@@ -341,6 +413,27 @@ class LocalEngine:
         except EngineUnavailable:
             return dict(known or {})
         return {one.observation.ref.container_id: self._track(one) for one in seen}
+
+
+@contextlib.contextmanager
+def _held(runs_in: Identity) -> Iterator[Mapping[str, int]]:
+    """Hold a shim for a process that is to end with it."""
+    descriptor = runs_in.open()
+    if descriptor is None:
+        raise EngineRejected(Reason.ERROR, "the container has just ended")
+    try:
+        yield {"until": descriptor}
+    finally:
+        os.close(descriptor)
+
+
+def _workdir(folder: Folder) -> Path:
+    """Return where a container's command runs."""
+    return Path(os.fsdecode(shim.read_whole(str(folder.path / shim.WORKDIR)) or b"/"))
+
+
+def _disk_usage(root: Path) -> shutil._ntuple_diskusage:
+    return shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists()))
 
 
 def _can_be_executed(run: ContainerRun) -> bool:

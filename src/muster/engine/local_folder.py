@@ -234,7 +234,8 @@ def make(root: Path, run: ContainerRun, ports: Ports, workdir: Path | None, basi
     card = Card(run.ref, bound, secrets.token_hex(16))
     path = root / owner
     (new / _WORK).mkdir()
-    environ = {**basics, **run.env, **_environment_of(bound), MARKER: card.marker}
+    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, run.gpu_indices))}
+    environ = {**basics, **gpus, **_addresses_of(bound), **run.env, **_ports_of(bound), MARKER: card.marker}
     for name, content in {
         shim.COMMAND: os.fsencode(run.cmd),
         shim.ENVIRON: b"".join(os.fsencode(f"{name}={value}\0") for name, value in environ.items()),
@@ -307,11 +308,15 @@ def _card_to_json(card: Card, run: ContainerRun) -> str:
     )
 
 
-def _environment_of(ports: Mapping[int, int]) -> dict[str, str]:
-    """Return what only the engine knows: the ports to bind and the addresses that they have."""
+def _ports_of(ports: Mapping[int, int]) -> dict[str, str]:
+    """Return what only the engine knows: the ports to bind."""
+    return {f"MUSTER_PORT_{port}": str(bound) for port, bound in ports.items()}
+
+
+def _addresses_of(ports: Mapping[int, int]) -> dict[str, str]:
+    """Return the addresses of those ports; an ingress has others, and who ordered the run then says so."""
     urls = {port: f"http://127.0.0.1:{bound}" for port, bound in ports.items()}
     return {
-        **{f"MUSTER_PORT_{port}": str(bound) for port, bound in ports.items()},
         **{f"AutoDLService{port}URL": url for port, url in urls.items()},
         "AutoDLServiceURL": urls[PORTS[0]],
     }

@@ -2,8 +2,9 @@
 
 A reservation is a symbolic link ``<root>/.ports/<port>`` to the container's id: made by one atomic call, so two
 creators never get the same port, also in two processes. Ports are drawn at random from below the range that the
-kernel takes source ports from, so that no outgoing connection can sit on one before its service binds it, and are
-tried once. A port stays reserved until the container is removed, because its address was already told.
+kernel takes source ports from, so that no outgoing connection can sit on one before its service binds it, and outside
+of those that an ingress of this host gives out by default; they are tried once. A port stays reserved until the
+container is removed, because its address was already told.
 """
 
 import random
@@ -13,7 +14,8 @@ from pathlib import Path
 
 _FOLDER = ".ports"
 _LOWEST = 10_000
-_DRAWS = 500
+_DRAWS = 1000
+_INGRESS = range(20_000, 30_000)
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -66,7 +68,9 @@ def _candidates() -> Iterator[int]:
     lowest_ephemeral = int(_EPHEMERAL.read_text().split()[0])
     highest = lowest_ephemeral if lowest_ephemeral > _LOWEST + 1000 else 65_536
     for _ in range(_DRAWS):
-        yield random.randrange(_LOWEST, highest)  # noqa: S311  nothing secret about a port
+        port = random.randrange(_LOWEST, highest)  # noqa: S311  nothing secret about a port
+        if port not in _INGRESS:
+            yield port
 
 
 def _is_free(port: int) -> bool:

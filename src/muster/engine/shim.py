@@ -15,6 +15,7 @@ Files of the folder, plain bytes, written whole or not at all (``write_whole``):
 ``run``         the marker "was started": boot id, pid, start time of the shim, Unix time; one per line
 ``exit``        the end: exit code or ``-``, Unix time, reason or empty, message; one per line
 ``output.log``  output, at most LOG_BYTES, before that ``output.log.1``
+``exec``        a socket: the way in for commands beside the run's own
 ==============  ==================================================================================
 
 **The command runs at most once**, whoever dies when: only the holder of ``lock`` may write ``run``, it does so only
@@ -28,11 +29,18 @@ killed, the kernel kills the command (PDEATHSIG) and the engine sweeps up what i
 Signals: USR1 begins the stop sequence that ``stop`` says, TERM too (with defaults if nobody wrote it); USR2 ends the
 run at once. Once TERM was sent, what the command left behind when it ended has the rest of ``term_seconds``: a
 wrapping shell dies of TERM at once, the server that it wrapped should be able to finish its work.
+
+**Commands beside the run's own** are the shim's children too, so that they end with the run and nothing has to look for
+them. Whoever wants one connects to ``exec`` (a SEQPACKET socket) and sends one message: ``t`` for a terminal or ``p``
+for pipes, then the words, with a NUL between, and with the message three descriptors for its input, output and errors.
+The shim answers ``+`` when it runs, and its exit code when it has ended. Who closes the connection before hangs up.
 """
 
-# ruff: noqa: PTH104, PTH110, PTH112, PTH119, PTH120, PTH208, S606
+# ruff: noqa: PTH104, PTH108, PTH110, PTH112, PTH120, PTH208, S606
 # pathlib would double the time that this script takes to start.
 
+import _socket
+import contextlib
 import ctypes
 import enum
 import fcntl
@@ -41,15 +49,22 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 COMMAND, STOP, ENVIRON, WORKDIR = "command", "stop", "environ", "workdir"
 LOCK, RUN, EXIT, OUTPUT, OLD_OUTPUT = "lock", "run", "exit", "output.log", "output.log.1"
+EXEC = "exec"
+STARTED = b"+"
+LONGEST_COMMAND_BYTES = 1 << 17
 
 NEVER_STARTED = "stopped before it was started"
 
+_TIOCSCTTY = 0x540E  # of every Linux that Muster runs on; termios is a file more to load
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _CHUNK_BYTES = 65536
 _DEFAULT_ORDER = (b"", 5.0, 10.0)
+_MOST_CALLERS = 256
+_DESCRIPTORS = 3
 _WATCHED = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
 
@@ -160,6 +175,78 @@ class _Log:
             return  # a full disk costs output, never the run
 
 
+class _Commands:
+    """Those who connected to ``exec``, and the commands that they brought."""
+
+    def __init__(self, spawn: Callable[[list[bytes], list[int], bool], int]) -> None:
+        self._spawn = spawn
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(EXEC)
+        kind = _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+        self._listener = _socket.socket(_socket.AF_UNIX, kind)
+        self._listener.bind(EXEC)
+        self._listener.listen(_MOST_CALLERS)
+        self._callers: dict[int, tuple[_socket.socket, int]] = {}
+        self.leaders: set[int] = set()
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What is to be waited for: callers, and who wants to be one unless there are too many."""
+        listener = [self._listener.fileno()] if len(self._callers) < _MOST_CALLERS else []
+        return [*listener, *self._callers]
+
+    def look(self, descriptor: int) -> None:
+        """See what has come."""
+        try:
+            if descriptor == self._listener.fileno():
+                # what socket.accept calls, of a module that takes longer to load than all others here
+                number = self._listener._accept()[0]  # type: ignore[attr-defined]  # noqa: SLF001
+                self._callers[number] = _socket.socket(fileno=number), 0
+            elif descriptor in self._callers:
+                self._hear(descriptor, *self._callers[descriptor])
+        except OSError:
+            self._drop(descriptor)
+
+    def note(self, pid: int, code: int) -> None:
+        """Tell whoever brought a command how it ended."""
+        self.leaders.discard(pid)
+        for descriptor, (caller, leader) in list(self._callers.items()):
+            if leader == pid:
+                with contextlib.suppress(OSError):
+                    caller.send(str(code).encode())
+                self._drop(descriptor)
+
+    def _hear(self, descriptor: int, caller: _socket.socket, leader: int) -> None:
+        space = _socket.CMSG_SPACE(4 * _DESCRIPTORS)
+        flags = _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
+        message, extra, _, _ = caller.recvmsg(LONGEST_COMMAND_BYTES + 1, space, flags)
+        brought = [
+            int.from_bytes(content[at : at + 4], sys.byteorder)
+            for _, _, content in extra
+            for at in range(0, len(content), 4)
+        ]
+        try:
+            if leader or len(brought) != _DESCRIPTORS or not 1 < len(message) <= LONGEST_COMMAND_BYTES:
+                self._drop(descriptor)
+                return
+            pid = self._spawn(message[1:].split(b"\0"), brought, message[:1] == b"t")
+            self.leaders.add(pid)
+            self._callers[descriptor] = caller, pid
+            caller.send(STARTED)
+        finally:
+            for number in brought:
+                os.close(number)
+
+    def _drop(self, descriptor: int) -> None:
+        """Let a caller go; a command that still runs gets a hang-up, as from a closed terminal."""
+        caller, leader = self._callers.pop(descriptor, (None, 0))
+        if caller is not None:
+            caller.close()
+        if leader in self.leaders:
+            for number in (signal.SIGHUP, signal.SIGCONT):
+                _kill_group(leader, number)
+
+
 class _Run:
     """The command and everything that comes of it, from its start to the end of the last process."""
 
@@ -175,6 +262,7 @@ class _Run:
         os.set_blocking(wake_end, False)
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
         self._has_output = True
+        self._commands = _Commands(self._spawn_beside)
         self._leader = 0
         self._leader_status: int | None = None
         self._before = 0
@@ -192,12 +280,12 @@ class _Run:
             has_children = self._reap()
             if signal.SIGUSR2 in signals:
                 break
-            if self._leader_status is not None and not (self._is_terminated and has_children):
+            if self._leader_status is not None and not (self._is_terminated and has_children and self._has_left_any()):
                 break
             if self._order is None and signals & {signal.SIGUSR1, signal.SIGTERM}:
                 self._begin_stop()
             if self._before and self._is_overdue():
-                self._kill_group(self._before, signal.SIGKILL)
+                _kill_group(self._before, signal.SIGKILL)
                 self._before = 0
             if self._order is not None and not self._before and not self._is_terminated:
                 self._terminate(self._order[2])
@@ -214,10 +302,15 @@ class _Run:
         poll.register(self._wake, select.POLLIN)
         if self._has_output:
             poll.register(self._output, select.POLLIN)
+        for descriptor in self._commands.descriptors:
+            poll.register(descriptor, select.POLLIN)
         timeout = None if self._deadline is None else max(0.0, (self._deadline - time.monotonic()) * 1000) + 1
         ready = [descriptor for descriptor, _ in poll.poll(timeout)]
         if self._output in ready:
             self._copy()
+        for descriptor in ready:
+            if descriptor not in (self._output, self._wake):
+                self._commands.look(descriptor)
         return set(os.read(self._wake, 512)) if self._wake in ready else set()
 
     def _copy(self) -> bool:
@@ -244,7 +337,7 @@ class _Run:
         self._is_terminated = True
         self._deadline = time.monotonic() + seconds
         if self._leader_status is None:
-            self._kill_group(self._leader, signal.SIGTERM)
+            _kill_group(self._leader, signal.SIGTERM)
         self._signal_children(signal.SIGTERM, but=self._leader)
 
     def _reap(self) -> bool:
@@ -266,6 +359,9 @@ class _Run:
                 self._signal_children(signal.SIGTERM)
         elif pid == self._before:
             self._before = 0
+        elif pid in self._commands.leaders:
+            code = os.waitstatus_to_exitcode(status)
+            self._commands.note(pid, code if code >= 0 else 128 - code)
 
     def _kill_all(self) -> None:
         """Kill and reap until nobody is left.
@@ -285,23 +381,30 @@ class _Run:
         while self._has_output and self._copy():
             pass
 
+    def _has_left_any(self) -> bool:
+        """Tell whether the command left processes behind; what runs beside it is not waited for."""
+        return any(child not in self._commands.leaders for child in _children())
+
     @staticmethod
     def _signal_children(number: int, but: int = 0) -> None:
-        me = str(os.getpid()).encode()
-        for name in os.listdir("/proc"):
-            if name.isdigit() and int(name) != but and stat_fields(int(name))[1:2] == [me]:
-                os.kill(int(name), number)
-
-    @staticmethod
-    def _kill_group(leader: int, number: int) -> None:
-        """Signal the session of a child that was not reaped, also if it has not yet come to make one."""
-        try:
-            os.killpg(leader, number)
-        except ProcessLookupError:
-            os.kill(leader, number)
+        for child in _children():
+            if child != but:
+                os.kill(child, number)
 
     def _spawn(self, command: bytes) -> int:
-        """Fork the shell; the child leads a session of its own and dies with the shim.
+        """Start a shell that runs a command of the run's own."""
+        output = self._output_end
+        return self._fork([self._shell, b"-c", command], [0, output, output], self._environ)
+
+    def _spawn_beside(self, words: list[bytes], descriptors: list[int], has_terminal: bool) -> int:
+        """Start a command that somebody brought."""
+        environ = {**self._environ, b"TERM": b"xterm"} if has_terminal else self._environ
+        return self._fork(words, descriptors, environ, has_terminal=has_terminal)
+
+    def _fork(
+        self, words: list[bytes], descriptors: list[int], environ: dict[bytes, bytes], *, has_terminal: bool = False
+    ) -> int:
+        """Start a program; the child leads a session of its own and dies with the shim.
 
         Signals wait while the child still has the shim's handlers, which would swallow a TERM.
         """
@@ -319,14 +422,46 @@ class _Run:
                 for number in (*_WATCHED, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
                     signal.signal(number, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_SETMASK, ())
-                os.dup2(self._output_end, 1)
-                os.dup2(self._output_end, 2)
+                for lowest, descriptor in enumerate(descriptors):
+                    os.dup2(descriptor, lowest)
+                if has_terminal:
+                    fcntl.ioctl(0, _TIOCSCTTY, 0)
                 os.chdir(self._workdir)
-                os.execve(self._shell, [os.path.basename(self._shell), b"-c", command], self._environ)
+                _become(words, environ)
         except OSError as error:
-            os.write(2, f"muster: cannot run {os.fsdecode(self._shell)}: {error}\n".encode())
+            os.write(2, b"muster: cannot run %s: %s\n" % (words[0], str(error).encode()))
+            os._exit(127 if isinstance(error, FileNotFoundError) else 126)
         finally:
             os._exit(126)
+
+
+def _become(words: list[bytes], environ: dict[bytes, bytes]) -> None:
+    """Become a program, found in PATH as a shell finds it. Raises ``OSError``."""
+    folders = environ.get(b"PATH", os.fsencode(os.defpath)).split(b":")
+    paths = words[:1] if b"/" in words[0] else [folder + b"/" + words[0] for folder in folders if folder]
+    refusal: OSError = FileNotFoundError("not found")
+    for path in paths:
+        try:
+            os.execve(path, words, environ)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            refusal = error
+    raise refusal
+
+
+def _children() -> list[int]:
+    me = str(os.getpid()).encode()
+    names = [name for name in os.listdir("/proc") if name.isdigit()]
+    return [int(name) for name in names if stat_fields(int(name))[1:2] == [me]]
+
+
+def _kill_group(leader: int, number: int) -> None:
+    """Signal the session of a child that was not reaped, also if it has not yet come to make one."""
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:
+        os.kill(leader, number)
 
 
 def _read_environ() -> dict[bytes, bytes]:

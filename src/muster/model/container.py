@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-from muster.model.ids import AccountId, ContainerId, ContainerUuid, DeploymentId, MachineId
+from muster.model.ids import AccountId, ContainerId, ContainerUuid, DeploymentId, ImageUuid, MachineId
 
 
 class ContainerStatus(StrEnum):
@@ -55,22 +55,42 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "image_pull_failed"
     START_FAILED = "start_failed"
     MACHINE_LOST = "machine_lost"
+    ENGINE_RESTARTED = "engine_restarted"
+    KILLED_EXTERNALLY = "killed_externally"
     REMOVED_EXTERNALLY = "removed_externally"
     STOPPED_BY_USER = "stopped_by_user"
     SCALED_IN = "scaled_in"
     REPLACED = "replaced"
     DEPLOYMENT_STOPPED = "deployment_stopped"
     HOST_STOPPED = "host_stopped"
+    HOST_DRAINED = "host_drained"
+    ROLLED_BACK = "rolled_back"
 
     @property
     def is_intended(self) -> bool:
         """Whether the platform or a user stopped it, so that its end is no sign of trouble."""
         return self in _INTENDED
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether it ended for a reason that is neither its own nor ours, so that nothing speaks against its files."""
+        return self in _OUTSIDE
+
 
 _INTENDED = frozenset(
-    {Reason.STOPPED_BY_USER, Reason.SCALED_IN, Reason.REPLACED, Reason.DEPLOYMENT_STOPPED, Reason.HOST_STOPPED}
+    {
+        Reason.STOPPED_BY_USER,
+        Reason.SCALED_IN,
+        Reason.REPLACED,
+        Reason.ROLLED_BACK,
+        Reason.DEPLOYMENT_STOPPED,
+        Reason.HOST_STOPPED,
+        Reason.HOST_DRAINED,
+    }
 )
+
+_OWN_ENDS = frozenset({Reason.COMPLETED, Reason.ERROR, Reason.OOM_KILLED})
+_OUTSIDE = frozenset({Reason.MACHINE_LOST, Reason.ENGINE_RESTARTED, Reason.KILLED_EXTERNALLY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +132,16 @@ class StopRequest:
     cmd_before_shutdown: str | None = None
 
 
+class DrainStep(StrEnum):
+    """How far the drain of a container that is to stop has come."""
+
+    NONE = "none"
+    REFUSING = "refusing"
+    """The ingress lets nobody new in; who is in may finish."""
+    DONE = "done"
+    """Nobody is in, or their time is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """A container as the store keeps it.
@@ -119,7 +149,16 @@ class Container:
     Writers: ``stop`` by whoever asks for it (API, deployment loop); ``placement`` and ``uuid`` by the placement loop;
     ``is_ready`` by the readiness loop; everything else by the container loop. ``revision`` guards every write.
     ``generation`` counts the runs of one engine object, so that an engine can refuse an order meant for an earlier
-    run. ``drain_from`` is when it stopped taking new requests.
+    run. ``placed_at`` is when it got its machine; ``image_reference`` is pinned then, so that a name that is bound anew
+    later changes nothing about it. ``version`` names the specification that it was made from, and runs by to its end.
+    ``ready_at`` is when it last became ready. ``listen_ports`` are the ingress's ports, by container port; ``ssh_port``
+    too is its own from its placement to its end. ``host_address`` is the address by which it reaches this host, where
+    that is not the one that others use. ``password`` is root's, sealed; the ingress is told ``password_hash``.
+
+    The reuse pool: what is left of an ended container is offered to others of its account while ``is_pooled``, and
+    destroyed at ``discard_at`` (``None``: when the platform's own time for remains is over). ``reused_from`` names the
+    container whose files this one took over; whoever takes a container over releases its row in the same transaction,
+    so a row is taken at most once. Nothing pooled is ever destroyed: it leaves the pool first, in a commit of its own.
     """
 
     id: ContainerId
@@ -133,15 +172,29 @@ class Container:
     stop: StopRequest | None = None
     placement: Placement | None = None
     uuid: ContainerUuid | None = None
+    image: ImageUuid | None = None
+    image_reference: str = ""
+    image_digest: str = ""
+    reused_from: ContainerUuid | None = None
+    placed_at: datetime.datetime | None = None
     status: ContainerStatus | None = None
     addresses: Mapping[int, Address] = field(default_factory=lambda: MappingProxyType({}))
+    listen_ports: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    ssh_port: int | None = None
+    host_address: str = ""
+    password: str = field(default="", repr=False)
+    password_hash: str = field(default="", repr=False)
+    drain: DrainStep = DrainStep.NONE
     is_ready: bool = False
+    ready_at: datetime.datetime | None = None
     reason: Reason | None = None
     message: str = ""
     exit_code: int | None = None
     started_at: datetime.datetime | None = None
     stopped_at: datetime.datetime | None = None
     released_at: datetime.datetime | None = None
+    is_pooled: bool = False
+    discard_at: datetime.datetime | None = None
     revision: int = 0
 
     @property
@@ -153,6 +206,16 @@ class Container:
     def is_finished(self) -> bool:
         """Whether its life is over (an unplaced container that was given up is over at once)."""
         return self.status is ContainerStatus.SHUTDOWN or (self.status is None and self.stop is not None)
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it ran and came to its own end, whatever its exit code: what a Job counts."""
+        return (
+            self.status is ContainerStatus.SHUTDOWN
+            and self.started_at is not None
+            and self.stop is None
+            and self.reason in _OWN_ENDS
+        )
 
     @property
     def is_live(self) -> bool:

@@ -23,6 +23,14 @@ class EventKind(StrEnum):
     STATUS = "status"
     READY = "ready"
     UNREADY = "unready"
+    PULL = "pull"
+    """How far the image is, in words; at most a few per pull."""
+    DRAIN = "drain"
+    """How far the drain of a container that is to stop has come, in words."""
+    ADDRESS = "address"
+    """A container got other ports of the ingress than it had; the message says why."""
+    ALARM = "alarm"
+    """Something that a person should look at, such as many machines that vanished together; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)

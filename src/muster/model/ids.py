@@ -22,10 +22,17 @@ MachineId = NewType("MachineId", str)
 
 _CONTAINER_UUID = re.compile(r"[0-9a-f]{10}-[0-9a-f]{10}-[0-9a-f]{10}(-[0-9a-f]{9})?")
 
+_IMAGE_UUID = re.compile(r"image-[0-9a-f]{10}|base-image-[0-9a-z]{10,12}")
+
 
 def is_container_uuid(text: str) -> bool:
     """Tell whether ``text`` has the form of a container uuid, fresh or reused."""
     return _CONTAINER_UUID.fullmatch(text) is not None
+
+
+def is_image_uuid(text: str) -> bool:
+    """Tell whether ``text`` has the form of an image's uuid, ours or one of AutoDL's."""
+    return _IMAGE_UUID.fullmatch(text) is not None
 
 
 def fresh_container_uuid(deployment: DeploymentId, machine: MachineId, suffix: str) -> ContainerUuid:

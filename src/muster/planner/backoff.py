@@ -13,7 +13,7 @@ caught up.
 import datetime
 from collections.abc import Iterable, Sequence
 
-from muster.model.container import Container
+from muster.model.container import Container, Reason
 from muster.model.ids import MachineId
 
 HEALTHY_AFTER = datetime.timedelta(minutes=10)
@@ -21,6 +21,7 @@ FIRST_DELAY = datetime.timedelta(seconds=1)
 LONGEST_DELAY = datetime.timedelta(minutes=5)
 _MOST_DOUBLINGS = 9  # 2**9 s is already beyond five minutes
 _LEAST_HISTORY = 50
+_NOT_OF_THE_COMMAND = frozenset({Reason.ENGINE_RESTARTED, Reason.KILLED_EXTERNALLY})
 
 
 def history_needed(replica_num: int) -> int:
@@ -35,14 +36,19 @@ def retry_at(
     deaths = young_deaths(containers, edited_at, now)
     if not deaths:
         return None
-    rounds, first_death, last_death = 0, datetime.datetime.min.replace(tzinfo=datetime.UTC), edited_at
-    for container in deaths:
-        assert container.stopped_at is not None
-        if rounds == 0 or container.created_at > first_death:
-            rounds, first_death = rounds + 1, container.stopped_at
-        last_death = container.stopped_at
-    delay: datetime.timedelta = FIRST_DELAY * 2 ** min(rounds - 1, _MOST_DOUBLINGS)
+    last_death = deaths[-1].stopped_at
+    assert last_death is not None
+    delay: datetime.timedelta = FIRST_DELAY * 2 ** min(rounds(deaths) - 1, _MOST_DOUBLINGS)
     return last_death + min(LONGEST_DELAY, delay)
+
+
+def rounds(deaths: Iterable[Container]) -> int:
+    """Count the rounds of young deaths, given in order of end."""
+    count, first_death = 0, None
+    for container in deaths:
+        if first_death is None or container.created_at > first_death:
+            count, first_death = count + 1, container.stopped_at
+    return count
 
 
 def machine_to_avoid(
@@ -65,7 +71,7 @@ def young_deaths(
     deaths = (
         container
         for container in placed
-        if _died_young(container)
+        if died_young(container)
         and container.created_at >= edited_at
         and container.stopped_at is not None
         and healthy_at <= container.stopped_at <= now + LONGEST_DELAY  # machines' clocks may differ, but not by more
@@ -73,10 +79,11 @@ def young_deaths(
     return sorted(deaths, key=lambda container: (container.stopped_at, container.number))
 
 
-def _died_young(container: Container) -> bool:
+def died_young(container: Container) -> bool:
+    """Tell whether a container ended by itself within ten minutes of its start, or before it."""
     if container.stopped_at is None or container.stop is not None:
         return False
-    if container.reason is not None and container.reason.is_intended:
+    if container.reason is not None and (container.reason.is_intended or container.reason in _NOT_OF_THE_COMMAND):
         return False
     return container.started_at is None or container.stopped_at - container.started_at < HEALTHY_AFTER
 

@@ -15,6 +15,8 @@ from typing import Self
 
 from muster.processes.locks import holder_of
 
+EXIT_SETUP = 3
+"""The exit code by which a child says that it cannot start as told, and that trying again will not help."""
 _LOG_BYTES = 10 * 2**20
 
 
@@ -66,6 +68,10 @@ class WatchedProcess:
         except TimeoutError:
             self._signal(signal.SIGKILL)
             await self.wait()
+
+    def ask_again(self) -> None:
+        """Repeat that it is to stop: who still waits for something then ends at once."""
+        self._signal(signal.SIGTERM)
 
     def close(self) -> None:
         """Let go of it."""

@@ -89,9 +89,20 @@ def declared_machines(
             cuda=defaults.cuda if each.cuda is None else each.cuda,
             price_milliyuan=defaults.price_milliyuan if each.price is None else round(each.price * 1000),
             disk_bytes=each.disk_gb * GIB,
+            devices=_devices(each),
         )
         for position, each in enumerate(declarations)
     ]
+
+
+def _devices(declared: MachineDeclaration) -> tuple[str, ...]:
+    """Return the GPUs of a declared machine that are really there, by the names that its driver knows them by."""
+    if declared.devices and len(set(declared.devices)) != declared.gpu_num:
+        raise SetupError(
+            f"machines: {declared.gpu_name}: devices must name {declared.gpu_num} different GPUs, one for each of"
+            f" gpu_num; it names {len(set(declared.devices))}"
+        )
+    return declared.devices
 
 
 def found_machine(settings: Settings, installation: str, machine_id_file: Path = Path("/etc/machine-id")) -> Machine:
@@ -113,6 +124,7 @@ def found_machine(settings: Settings, installation: str, machine_id_file: Path =
         cuda=cuda,
         price_milliyuan=0 if gpu_name == CPU_ONLY else settings.gpu_defaults.price_milliyuan,
         disk_bytes=shutil.disk_usage(existing).total,
+        devices=() if gpu_name == CPU_ONLY else tuple(map(str, range(gpu_num))),
         address=settings.reachable_host,
         cpu_arch="arm" if platform.machine().lower() in {"aarch64", "arm64"} else "x86",
     )

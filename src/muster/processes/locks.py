@@ -18,6 +18,8 @@ from typing import Self
 from muster.engine.local_process import Identity
 from muster.errors import SetupError
 
+INGRESS_LOCK = "ingress.lock"
+"""Named here, because who only asks for the holder need not load what an ingress is made of."""
 _TRIES = 25
 _PAUSE_SECONDS = 0.02
 """A killed holder keeps its lock until the last of its threads is gone, which a busy host may take its time for."""
@@ -27,10 +29,12 @@ _SILENT_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lock. ``url`` is empty until it serves."""
+    """Who holds a lock. ``url`` is empty until it serves; ``engine`` and ``note`` are for people to read."""
 
     process: Identity
     url: str
+    engine: str = ""
+    note: str = ""
 
     @property
     def pid(self) -> int:
@@ -76,12 +80,12 @@ class HomeLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def tell(self, *, url: str = "") -> None:
+    def tell(self, *, url: str = "", engine: str = "", note: str = "") -> None:
         """Write who holds the lock, for others to read."""
         assert self._descriptor is not None
         me = Identity.of(os.getpid())
         assert me is not None
-        text = json.dumps({**asdict(me), "url": url}).encode()
+        text = json.dumps({**asdict(me), "url": url, "engine": engine, "note": note}).encode()
         os.pwrite(self._descriptor, text, 0)
         os.ftruncate(self._descriptor, len(text))
 
@@ -139,6 +143,6 @@ def _read(path: Path) -> Holder | None:
     try:
         wire = json.loads(path.read_text())
         process = Identity(str(wire["boot_id"]), int(wire["pid"]), int(wire["start_time"]))
-        return Holder(process, str(wire["url"]))
+        return Holder(process, str(wire["url"]), str(wire.get("engine", "")), str(wire.get("note", "")))
     except (OSError, ValueError, KeyError, TypeError):
         return None

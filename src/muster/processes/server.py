@@ -15,37 +15,48 @@ import contextlib
 import logging
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from muster import engine, registry, store
+from muster import registry, store
+from muster.api.addresses import Reach
 from muster.api.app import create_app
 from muster.api.auth import ensure_admin, new_token
+from muster.api.token_use import TokenUses
 from muster.clock import Clock, SystemClock
-from muster.config import Settings, load_settings
-from muster.controller.plane import ControlPlane, PlaneOptions
+from muster.config import Settings, load_settings, ports_of
+from muster.controller.plane import ControlPlane, FrontOptions, PlaneOptions
+from muster.controller.ports import PortRanges
 from muster.controller.probe import NetworkProber
+from muster.controller.retention import Keep
 from muster.discovery import Watcher
-from muster.engine.port import Engine
-from muster.errors import MusterError, SetupError
+from muster.engine.port import Capabilities, Engine
+from muster.errors import MusterError
 from muster.feed import StoreFeed
-from muster.home import read_profile, write_profile
+from muster.files import FileStorage
+from muster.home import INGRESS_TOKEN, read_profile, shared_secret, write_profile
+from muster.model.front import Front
 from muster.model.ids import random_hex
 from muster.model.image import LOCAL_IMAGE
+from muster.model.quantity import GIB
 from muster.planner.lifecycle import Terms
+from muster.processes.child import EXIT_SETUP
+from muster.processes.engines import choose
 from muster.processes.hardware import offered_machines
 from muster.processes.http import HttpServer, listening
 from muster.processes.locks import HomeLock
 from muster.processes.signals import until_stopped
+from muster.processes.storage import file_storage
 from muster.registry.port import Registry
+from muster.ssh.hostkey import public_host_key
 from muster.store.port import Store, Transaction
+from muster.tls.published import published_ca
+from muster.vault import Vault
 
-EXIT_SETUP = 3
 LOCK = "server.lock"
-CONTAINERS = "containers"
 DATABASE = "muster.db"
-
-LOCAL_FALLBACK = "no container engine found: using the local one, which runs commands as plain processes of this host"
-"""What ``engine = auto`` means until there is another engine."""
+VAULT_KEY = "secret.key"
 
 _log = logging.getLogger("muster.processes.server")  # not __name__, which is __main__ under the supervisor
 _TALKATIVE = ("alembic", "httpcore", "httpx", "uvicorn")
@@ -70,46 +81,64 @@ async def serve(settings: Settings) -> None:
         url = f"http://{settings.reachable_host}:{listener.getsockname()[1]}"
         storage = store.connect(f"sqlite:///{settings.home / DATABASE}")
         stack.push_async_callback(storage.aclose)
-        runner = connect_engine(settings)
-        stack.push_async_callback(runner.aclose)
+        files, installation = file_storage(settings), installation_of(settings.home)
+        has_containers = await storage.read(lambda tx: bool(tx.containers.on_machines()))
+        chosen = await choose(settings, installation, files, has_containers=has_containers)
+        stack.push_async_callback(chosen.engine.aclose)
+        if chosen.note:
+            _log.warning(chosen.note)
         sets = registry.connect(settings.registry_url)
         stack.push_async_callback(sets.aclose)
-        await _prepare(settings, storage, clock)
+        await _prepare(settings, storage, clock, installation, chosen.engine.capabilities)
         await _introduce(settings, storage, clock, url)
-        lock.tell(url=url)
-        await _work(settings, listener, storage, runner, sets, clock)
-
-
-def connect_engine(settings: Settings) -> Engine:
-    """Return the engine that the settings name. Raises ``SetupError`` when it cannot be had."""
-    if settings.engine == "docker":
-        raise SetupError("engine docker: this version runs containers with the local engine only; use --engine local")
-    if settings.engine == "auto":
-        _log.warning(LOCAL_FALLBACK)
-    return engine.connect(f"local://{settings.home / CONTAINERS}")
+        lock.tell(url=url, engine=chosen.name, note=chosen.note)
+        await _work(settings, listener, storage, chosen.engine, files, sets, clock)
 
 
 async def _work(  # noqa: PLR0917  the parts of one process, each of its own type
-    settings: Settings, listener: socket.socket, storage: Store, runner: Engine, sets: Registry, clock: Clock
+    settings: Settings,
+    listener: socket.socket,
+    storage: Store,
+    runner: Engine,
+    files: FileStorage,
+    sets: Registry,
+    clock: Clock,
 ) -> None:
+    vault = Vault(settings.home / VAULT_KEY)
     plane = ControlPlane(
         store=storage,
         engine=runner,
         clock=clock,
         prober=NetworkProber(),
         random_hex=random_hex,
+        vault=vault,
         options=PlaneOptions(
-            terms=Terms(settings.drain_seconds, settings.keep_stopped_seconds),
+            terms=terms_of(settings),
             full_pass_seconds=settings.full_pass_seconds,
+            keep_free_bytes=settings.keep_free_gb * GIB,
+            lost_after_seconds=settings.lost_after_seconds,
+            keep=Keep(settings.keep_events_days, settings.keep_containers_days, settings.keep_audit_days),
+            front=front_of(settings),
         ),
     )
+    front = None if plane.front is None else plane.front.front
+    tell_ca = _ca_of(settings)
 
+    uses = TokenUses(storage, clock)
     http = HttpServer(listener)
     app = create_app(
         store=storage,
         clock=clock,
         registry=sets,
-        log_source=runner,
+        access=runner,
+        reach=Reach(front, vault.open),
+        ingress=plane.ingress,
+        ca_pem=tell_ca,
+        host_key=partial(public_host_key, settings.home) if settings.ingress else None,
+        files=files if runner.capabilities.has_images else None,
+        vault=vault,
+        uses=uses,
+        requests_per_second=settings.rate_limit,
         explain=plane.explanation,
         is_ready=lambda: http.is_serving,
         isolates_tenants=runner.capabilities.isolates_tenants,
@@ -117,20 +146,25 @@ async def _work(  # noqa: PLR0917  the parts of one process, each of its own typ
     )
     async with until_stopped() as group:
         group.create_task(plane.run(), name="control plane")
-        group.create_task(Watcher(StoreFeed(storage, clock), sets, clock).run(), name="discovery")
+        watcher = Watcher(StoreFeed(storage, clock, front), sets, clock, ca_pem=tell_ca)
+        group.create_task(watcher.run(), name="discovery")
+        group.create_task(uses.run(), name="uses of tokens")
         group.create_task(http.run(app), name="api")
 
 
-async def _prepare(settings: Settings, storage: Store, clock: Clock) -> None:
+async def _prepare(
+    settings: Settings, storage: Store, clock: Clock, installation: str, capabilities: Capabilities
+) -> None:
     """Write what this host offers: its machines, and the images of the platform."""
-    machines = offered_machines(settings, _installation(settings.home / "installation"))
+    machines = offered_machines(settings, installation)
     now = clock.now()
 
     def work(tx: Transaction) -> None:
         for machine in machines:
             tx.machines.put(machine)
         tx.machines.retire_all_but(frozenset(machine.id for machine in machines))
-        tx.images.put_base(LOCAL_IMAGE, "local", "local", now)
+        if not capabilities.has_images:
+            tx.images.put_base(LOCAL_IMAGE, "local", "local", now)
 
     await storage.write(work)
 
@@ -148,8 +182,36 @@ async def _introduce(settings: Settings, storage: Store, clock: Clock, url: str)
     write_profile(settings.profile_path, url, token)
 
 
-def _installation(path: Path) -> str:
+def terms_of(settings: Settings) -> Terms:
+    """Return how long containers and what is left of them may last."""
+    return Terms(
+        drain_seconds=settings.longest_drain_seconds,
+        keep_stopped_seconds=settings.keep_stopped_seconds,
+        pool_seconds=settings.keep_reusable_seconds,
+    )
+
+
+def front_of(settings: Settings) -> FrontOptions | None:
+    """Return how containers are reached through the ingress; ``None`` when there is none."""
+    if not settings.ingress:
+        return None
+    return FrontOptions(
+        front=Front(settings.ingress_public_host, settings.ingress_domain or "", settings.ingress_domain_port),
+        ports=PortRanges(ports_of(settings.ingress_ports), ports_of(settings.ssh_ports)),
+        token=shared_secret(settings.home / INGRESS_TOKEN),
+    )
+
+
+def _ca_of(settings: Settings) -> Callable[[], str | None]:
+    """Return what tells whom clients of containers' addresses trust."""
+    if not settings.ingress:
+        return lambda: None
+    return published_ca(settings.tls_ca, settings.home, uses_own=settings.tls_certificate is None)
+
+
+def installation_of(home: Path) -> str:
     """Return the id of this installation, drawn at the first start."""
+    path = home / "installation"
     with contextlib.suppress(FileNotFoundError):
         return path.read_text().strip()
     draft = path.with_suffix(".new")

@@ -1,47 +1,35 @@
-"""``muster up``: keep a server running on this machine, with embedded defaults.
+"""``muster up``: keep a server and an ingress running on this machine, with embedded defaults.
 
-The server is a process of its own session, so it survives the supervisor; its output goes to ``<home>/logs``, so it
-never writes into a pipe whose reader is gone. The next ``up`` on the same home adopts it. A server that dies is
-started again, at the same address, after 0.2 s, doubling to 5 s while it keeps dying young. One that says it cannot
-start as told ends ``up`` with its message, unless one was ready before under the same settings: then it is the world
-that is out of order (the port is taken, the disk is full), and the next attempt may find it mended.
+Both are processes of their own (see ``supervise``): they survive the supervisor, and the next ``up`` on the same home
+adopts them. A server that dies takes no address with it, an ingress that dies no container.
 
-Being asked to stop (SIGINT, SIGTERM) stops the server too. Containers go on: ``muster down`` ends them.
+Being asked to stop (SIGINT, SIGTERM) stops both. Containers go on: ``muster down`` ends them.
 """
 
 import asyncio
-import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 from pydantic import SecretStr
 
 from muster.api.auth import new_token
 from muster.config import Settings
-from muster.errors import SetupError
 from muster.home import read_profile
 from muster.processes.child import WatchedProcess
 from muster.processes.http import free_port
-from muster.processes.locks import HomeLock, holder_of
-from muster.processes.server import EXIT_SETUP, LOCAL_FALLBACK
+from muster.processes.locks import INGRESS_LOCK, Holder, HomeLock
 from muster.processes.server import LOCK as SERVER_LOCK
-from muster.processes.signals import until_stopped
+from muster.processes.signals import STOPPING, until_stopped
+from muster.processes.supervise import STOP_SECONDS, Child, Supervisor
 
 LOCK = "up.lock"
-SERVER = (sys.executable, "-P", "-m", "muster.processes.server")
+_PATIENCE_SECONDS = 2.5
+"""Longer than children take that wait for nothing."""
+_PYTHON = (sys.executable, "-P", "-m")
 """``-P``: a ``logging.py`` in the folder where somebody types ``muster up`` is not ours to import."""
-FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 5.0
-STEADY_SECONDS = 10.0
-"""A server that lived this long did not die young."""
-START_SECONDS = 30.0
-STOP_SECONDS = 15.0
-_POLL_SECONDS = 0.02
 
 
 say_now = partial(print, flush=True)
@@ -49,111 +37,131 @@ say_now = partial(print, flush=True)
 
 
 def run(settings: Settings, say: Callable[[str], None] = say_now) -> None:
-    """Supervise until SIGINT or SIGTERM. Raises ``SetupError`` when the server cannot start as told."""
+    """Supervise until SIGINT or SIGTERM. Raises ``SetupError`` when a child cannot start as told."""
     asyncio.run(supervise(settings, say))
 
 
 async def supervise(settings: Settings, say: Callable[[str], None]) -> None:
-    """Hold the supervisor's lock and keep the server alive."""
+    """Hold the supervisor's lock and keep the children alive."""
     with HomeLock(settings.home / LOCK, "up"):
-        server = WatchedProcess.adopt(settings.home / SERVER_LOCK)
-        settings, is_new = _with_token(settings)
-        supervisor = _Supervisor(settings, server, say, shows_token=is_new)
+        house = _House(*_with_token(settings), say)
+        supervisors = [Supervisor(house.server(), say)]
+        if settings.ingress:
+            supervisors.append(Supervisor(house.ingress(), say))
+        else:
+            await _end_ingress(settings)
         try:
             async with until_stopped() as group:
-                group.create_task(supervisor.run(), name="supervisor")
+                for supervisor in supervisors:
+                    group.create_task(supervisor.run(), name="supervisor")
         finally:
-            await supervisor.end()
+            await _end(supervisors, settings, say)
         say("stopped; containers go on, `muster up` adopts them and `muster down` ends them")
 
 
-class _Supervisor:
-    def __init__(
-        self, settings: Settings, server: WatchedProcess | None, say: Callable[[str], None], *, shows_token: bool
-    ) -> None:
+async def _end(supervisors: Sequence[Supervisor], settings: Settings, say: Callable[[str], None]) -> None:
+    """Stop the children; who asks a second time is not made to wait for what is in flight."""
+    loop = asyncio.get_running_loop()
+
+    def hurry() -> None:
+        for supervisor in supervisors:
+            supervisor.hurry()
+
+    for number in STOPPING:
+        loop.add_signal_handler(number, hurry)
+    try:
+        ending = asyncio.gather(*(supervisor.end() for supervisor in supervisors))
+        _, late = await asyncio.wait({asyncio.ensure_future(ending)}, timeout=_PATIENCE_SECONDS)
+        if late:
+            say(f"stopping; what is in flight may take up to {settings.longest_drain_seconds:g} s, again to cut it off")
+        await ending
+    finally:
+        for number in STOPPING:
+            loop.remove_signal_handler(number)
+
+
+class _House:
+    """What the children are told, and what is said of them."""
+
+    def __init__(self, settings: Settings, is_new: bool, say: Callable[[str], None]) -> None:
         self._settings = settings
-        self._server = server
         self._say = say
-        self._shows_token = shows_token
-        self._log = settings.home / "logs" / "server.log"
+        self._shows_token = is_new
         self._url = ""
         """Where a server was last ready; empty before."""
+        self._has_ingress = not settings.ingress
+        self._held_back: tuple[Holder, str] | None = None
+        """A server that is ready before its ingress: what it would start had no address yet."""
 
-    async def run(self) -> None:
-        """Start, wait for the end, start again."""
-        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE_SECONDS
-        while True:
-            verb = "adopted" if self._server else "ready again" if self._url else "ready"
-            begun = loop.time()
-            log_end = self._log.stat().st_size if self._log.exists() else 0
-            server = self._server = self._server or self._start()
-            code = await self._follow(server, verb)
-            server.close()
-            self._server = None
-            how = "" if code is None else f" with {code}"
-            if code == EXIT_SETUP:
-                error = _last_error(self._log, log_end)
-                if not self._url:
-                    raise SetupError(error)
-                how = f" ({error})"
-            if loop.time() - begun >= STEADY_SECONDS:
-                pause = FIRST_PAUSE_SECONDS
-            self._say(f"the server ended{how}; starting it again in {pause:.1f} s")
-            await asyncio.sleep(pause)
-            pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
+    def server(self) -> Child:
+        home = self._settings.home
+        return Child(
+            name="server",
+            command=(*_PYTHON, "muster.processes.server"),
+            env=self._server_env,
+            lock=home / SERVER_LOCK,
+            log=home / "logs" / "server.log",
+            told=self._tell_server,
+        )
 
-    async def end(self) -> None:
-        """Stop the server, if one runs."""
-        if self._server is not None:
-            await self._server.end(STOP_SECONDS)
-            self._server.close()
-            self._server = None
+    def ingress(self) -> Child:
+        settings = self._settings
+        return Child(
+            name="ingress",
+            command=(*_PYTHON, "muster.processes.ingress"),
+            env=lambda: self._env({"MUSTER_ADMIN_TOKEN"}),
+            lock=settings.home / INGRESS_LOCK,
+            log=settings.home / "logs" / "ingress.log",
+            told=self._tell_ingress,
+            stop_seconds=settings.longest_drain_seconds + STOP_SECONDS,
+        )
 
-    def _start(self) -> WatchedProcess:
-        """Start a server with exactly our settings: it reads no file, so an edit waits for the next ``up``."""
+    def _server_env(self) -> Mapping[str, str]:
         if self._settings.port == 0:
             port = urlsplit(self._url).port or free_port(self._settings.host)
             self._settings = self._settings.model_copy(update={"port": port})
-        if self._settings.engine == "auto" and not self._url:
-            self._say(f"warning: {LOCAL_FALLBACK}")
+        return self._env(frozenset())
+
+    def _env(self, without: set[str] | frozenset[str]) -> Mapping[str, str]:
+        """Return exactly our settings: a child reads no file, so an edit waits for the next ``up``."""
         env = {**os.environ, **self._settings.environment(), "MUSTER_CONFIG": os.devnull}
-        return WatchedProcess.start(SERVER, env=env, log=self._log)
+        return {name: value for name, value in env.items() if name not in without}
 
-    async def _follow(self, server: WatchedProcess, verb: str) -> int | None:
-        """Tell the person when it answers; return its exit code when it has ended."""
-        async with asyncio.TaskGroup() as group:
-            announcing = group.create_task(self._announce(server, verb), name="announce")
-            code = await server.wait()
-            announcing.cancel()
-        return code
-
-    async def _announce(self, server: WatchedProcess, verb: str) -> None:
-        """Say once where it answers; say so too when that takes long."""
-        loop = asyncio.get_running_loop()
-        patient_until = loop.time() + START_SECONDS
-        async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
-            while not (url := self._url_of(server)) or not await _answers(client, url):
-                if loop.time() > patient_until:
-                    self._say(f"the server does not answer yet; what it says is in {self._log}")
-                    patient_until = float("inf")
-                await asyncio.sleep(_POLL_SECONDS)
-        self._url = url
-        self._say(f"muster is {verb} at {url}  (home {self._settings.home}, log {self._log})")
+    def _tell_server(self, holder: Holder, verb: str) -> None:
+        if not self._has_ingress:
+            self._held_back = holder, verb
+            return
+        if holder.note and not self._url:
+            self._say(f"warning: {holder.note}")
+        self._url = holder.url
+        engine = f"engine {holder.engine}, " if holder.engine else ""
+        home = self._settings.home
+        self._say(f"muster is {verb} at {holder.url}  ({engine}home {home}, log {home / 'logs' / 'server.log'})")
         if self._shows_token and self._settings.admin_token is not None:
             self._say(f"admin token, shown once: {self._settings.admin_token.get_secret_value()}")
             self._say(f"commands on this machine find it by themselves in {self._settings.profile_path}")
             self._shows_token = False
 
-    def _url_of(self, server: WatchedProcess) -> str:
-        """Return what this very server says of itself; the profile may still tell of an earlier one."""
-        holder = holder_of(self._settings.home / SERVER_LOCK)
-        return holder.url if holder is not None and holder.pid == server.pid else ""
+    def _tell_ingress(self, holder: Holder, verb: str) -> None:
+        settings = self._settings
+        self._has_ingress = True
+        if self._held_back is not None:
+            self._tell_server(*self._held_back)
+            self._held_back = None
+        where = (
+            f"{settings.ingress_public_host}, ports {settings.ingress_ports} (https, tcp), {settings.ssh_ports} (ssh)"
+        )
+        if settings.ingress_domain:
+            where = f"*.{settings.ingress_domain}:{settings.ingress_domain_port}, and {where}"
+        self._say(f"the ingress is {verb}: addresses at {where}; its own state at {holder.url}/metrics")
 
 
-async def _answers(client: httpx.AsyncClient, url: str) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return (await client.get(f"{url}/readyz")).status_code == httpx.codes.OK
-    return False
+async def _end_ingress(settings: Settings) -> None:
+    """End an ingress that an earlier ``up`` left and this one was told not to have."""
+    process = WatchedProcess.adopt(settings.home / INGRESS_LOCK)
+    if process is not None:
+        await process.end(STOP_SECONDS)
+        process.close()
 
 
 def _with_token(settings: Settings) -> tuple[Settings, bool]:
@@ -166,12 +174,3 @@ def _with_token(settings: Settings) -> tuple[Settings, bool]:
         return settings, False
     token = profile.token if profile else new_token()
     return settings.model_copy(update={"admin_token": SecretStr(token)}), profile is None
-
-
-def _last_error(log: Path, begin: int) -> str:
-    """Return what the server said before it gave up, in the part of the log that is its own."""
-    with log.open("rb") as file:
-        file.seek(begin if begin <= log.stat().st_size else 0)  # the log may have been begun anew
-        lines = file.read().decode(errors="replace").splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    return errors[-1].removeprefix("error: ") if errors else f"the server cannot start; see {log}"

@@ -46,9 +46,13 @@ class Explanation:
     considered: int
     rejected: tuple[tuple[str, int], ...]
     nearest: NearestMiss | None
+    note: str = ""
+    """What stands in its way beside machines; then they are not to blame."""
 
     def sentence(self) -> str:
         """Return it in one sentence."""
+        if self.note:
+            return self.note
         if self.nearest is None:
             return "no machine fits: none is offered"
         counts = ", ".join(

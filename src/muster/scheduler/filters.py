@@ -1,11 +1,12 @@
 """Which machines may hold a container: an ordered table of named rules, each with the words that explain it.
 
-In: a ``Demand`` (the requirements and the machines that its account has blacklisted), a machine, the number of its
-free GPUs. Out: accepted or not, by which rule.
+In: a ``Demand`` (the requirements, the machines that its account has blacklisted, those that the operator keeps free
+and those whose engine cannot be used), a machine, the number of its free GPUs. Out: accepted or not, by which rule.
 
 The order is part of the result: a machine is counted under the first rule that rejects it. It runs from what nobody
-can change (the model) through what an operator or a user could (ranges, blacklist) to what time changes by itself (free
-GPUs), so that the last rule says "wait" and all others say "ask for something else".
+can change (the model) through what a user or an operator could (ranges, blacklist, cordon) to what time changes by
+itself (an engine that answers again, free GPUs), so that the last two rules say "wait" and all others "ask for
+something else".
 
 CPU, memory and price are filters on what the machine would give to a container of that many units, never amounts that
 are asked of it. All rules but the last look at nothing that a placement changes: ``place`` evaluates them once per
@@ -24,10 +25,17 @@ from muster.scheduler import units
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What decides where a container may go; requests with equal demands may go to the same machines."""
+    """What decides where a container may go; requests with equal demands may go to the same machines.
+
+    ``image_only_on``: the image was saved on these machines and can be fetched from nowhere; ``None``: it can.
+    ``cordoned`` are the machines that are cordoned or drained.
+    """
 
     requirements: Requirements
     blacklist: frozenset[MachineId] = frozenset()
+    unavailable: frozenset[MachineId] = frozenset()
+    image_only_on: frozenset[MachineId] | None = None
+    cordoned: frozenset[MachineId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +158,31 @@ BLACKLIST = Rule(
     offered=lambda _, __, ___: "a blacklist entry",
     verdict=_one_or_many("is blacklisted", "are blacklisted"),
 )
+IMAGE = Rule(
+    name="image",
+    accepts=lambda demand, machine, _: demand.image_only_on is None or machine.id in demand.image_only_on,
+    wanted=lambda _: "the saved image",
+    offered=lambda _, __, ___: "no copy of the image",
+    verdict=_one_or_many(
+        "does not hold the saved image, which is in no registry", "do not hold the saved image, which is in no registry"
+    ),
+)
+CORDONED = Rule(
+    name="cordoned",
+    accepts=lambda demand, machine, _: machine.id not in demand.cordoned,
+    wanted=lambda _: "none",
+    offered=lambda _, __, ___: "a cordon of the operator",
+    verdict=_one_or_many("is cordoned or drained by the operator", "are cordoned or drained by the operator"),
+)
+ENGINE = Rule(
+    name="engine",
+    accepts=lambda demand, machine, _: machine.id not in demand.unavailable,
+    wanted=lambda _: "a working one",
+    offered=lambda _, __, ___: "an engine that does not answer",
+    verdict=_one_or_many(
+        "cannot be used now: its engine does not answer", "cannot be used now: their engines do not answer"
+    ),
+)
 FREE_GPUS = Rule(
     name="free_gpus",
     accepts=lambda demand, _, free_num: free_num >= demand.requirements.gpu_num,
@@ -160,7 +193,19 @@ FREE_GPUS = Rule(
     ),
 )
 
-FIXED_RULES: tuple[Rule, ...] = (GPU_NAME, GPU_NUM, DATA_CENTER, CUDA, CPU_NUM, MEMORY, PRICE, BLACKLIST)
+FIXED_RULES: tuple[Rule, ...] = (
+    GPU_NAME,
+    GPU_NUM,
+    DATA_CENTER,
+    CUDA,
+    CPU_NUM,
+    MEMORY,
+    PRICE,
+    IMAGE,
+    BLACKLIST,
+    CORDONED,
+    ENGINE,
+)
 """The rules that no placement changes, in order."""
 RULES: tuple[Rule, ...] = (*FIXED_RULES, FREE_GPUS)
 

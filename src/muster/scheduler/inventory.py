@@ -9,7 +9,7 @@ declared smaller no longer has. Who may use which machine is not here; that belo
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Self
 
@@ -22,13 +22,22 @@ NOTHING: frozenset[int] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Machines in the order of their ids, and the GPU indices that are free on each, ascending."""
+    """Machines in the order of their ids, and the GPU indices that are free on each, ascending.
+
+    ``wanted_by_pool`` are the indices, free or not, that ended containers in the reuse pool had.
+    """
 
     machines: tuple[Machine, ...] = ()
     free: Mapping[MachineId, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    wanted_by_pool: Mapping[MachineId, frozenset[int]] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
-    def of(cls, machines: Sequence[Machine], claims: Mapping[MachineId, frozenset[int]]) -> Self:
+    def of(
+        cls,
+        machines: Sequence[Machine],
+        claims: Mapping[MachineId, frozenset[int]],
+        wanted_by_pool: Mapping[MachineId, frozenset[int]] = MappingProxyType({}),
+    ) -> Self:
         """Take a snapshot; raises ``InvalidSpec`` when two machines have one id."""
         ordered = tuple(sorted(machines, key=lambda machine: machine.id))
         free = {
@@ -37,10 +46,17 @@ class Inventory:
         }
         if len(free) != len(ordered):
             raise InvalidSpec("machines", "two of them have the same id")
-        return cls(ordered, MappingProxyType(free))
+        return cls(ordered, MappingProxyType(free), wanted_by_pool)
 
     def claiming(self, machine_id: MachineId, gpu_indices: Iterable[int]) -> Self:
         """Return the inventory as it is once these GPUs are taken too."""
         taken = frozenset(gpu_indices)
         left = tuple(index for index in self.free[machine_id] if index not in taken)
-        return type(self)(self.machines, MappingProxyType({**self.free, machine_id: left}))
+        return replace(self, free=MappingProxyType({**self.free, machine_id: left}))
+
+    def releasing(self, machine_id: MachineId, gpu_indices: Iterable[int]) -> Self:
+        """Return the inventory as it were if these GPUs were free; of a machine that is not offered nothing is."""
+        if machine_id not in self.free:
+            return self
+        free = tuple(sorted({*self.free[machine_id], *gpu_indices}))
+        return replace(self, free=MappingProxyType({**self.free, machine_id: free}))

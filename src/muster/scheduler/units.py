@@ -21,14 +21,25 @@ def memory(machine: Machine, gpu_num: int) -> int:
     return machine.memory_per_unit * gpu_num
 
 
-def allot(machine: Machine, free: Sequence[int], gpu_num: int) -> Placement:
-    """Give the lowest ``gpu_num`` of the ascending ``free`` GPU indices, and what comes with them."""
+def pick(free: Sequence[int], gpu_num: int, wanted_by_pool: frozenset[int]) -> tuple[int, ...]:
+    """Pick ``gpu_num`` of the ascending ``free`` GPU indices, ascending.
+
+    The lowest, but first those that no ended container in the reuse pool had: one of those can be restarted at once
+    as long as its own GPUs are free, and is copied otherwise.
+    """
+    if not wanted_by_pool:
+        return tuple(free[:gpu_num])
+    return tuple(sorted(sorted(free, key=lambda index: (index in wanted_by_pool, index))[:gpu_num]))
+
+
+def allot(machine: Machine, gpu_indices: tuple[int, ...]) -> Placement:
+    """Give these GPUs of a machine, and what comes with them."""
     return Placement(
         machine_id=machine.id,
         data_center=machine.data_center,
         gpu_name=machine.gpu_name,
-        gpu_indices=tuple(free[:gpu_num]),
-        cpu_num=cpus(machine, gpu_num),
-        memory_bytes=memory(machine, gpu_num),
+        gpu_indices=gpu_indices,
+        cpu_num=cpus(machine, len(gpu_indices)),
+        memory_bytes=memory(machine, len(gpu_indices)),
         price_milliyuan=machine.price_milliyuan,
     )

@@ -2,8 +2,8 @@
 
 The world is what would outlive the control plane: objects, their runs, machines that answer or do not. A
 ``FakeEngine`` is one client of it; dropping one and making another is what a crash of the control plane looks like.
-Tests change the world behind the client's back (``finish``, ``vanish``, ``cut``, ``reboot``, ``reject_image``) and
-ask it what a port cannot tell: every run that was ever started, and who holds which GPU now.
+Tests change the world behind the client's back (``finish``, ``vanish``, ``cut``, ``isolate``, ``destroy``, ``reboot``,
+``reject_image``) and ask it what a port cannot tell: every run that was ever started, and who holds which GPU now.
 
 A command is understood as far as a test needs: statements joined by ``;``, ``&&`` or a new line, of ``echo TEXT``,
 ``sleep SECONDS``, ``sleep infinity``, ``exit CODE``, ``true``, ``false`` and ``trap '' TERM``. Whatever else it says
@@ -20,20 +20,26 @@ Refused: a latency model (wrap the port instead), and addresses that answer (pro
 import asyncio
 import datetime
 import functools
+import hashlib
 import heapq
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from muster.clock import Clock
 from muster.engine.inbox import Inbox
-from muster.engine.port import Capabilities, ContainerRun, Observation, Phase, Ref, StopOrder
-from muster.errors import EngineRejected, EngineUnavailable
+from muster.engine.port import Capabilities, ContainerRun, ExecSession, Observation, Phase, Ref, StopOrder
+from muster.errors import EngineRejected, EngineUnavailable, MachineUnreachable
 from muster.model.container import Address, Reason
 from muster.model.deployment import PORTS
-from muster.model.ids import ContainerId, MachineId
+from muster.model.ids import AccountId, ContainerId, MachineId
+from muster.model.image import HeldImage, ImageOrder, ImageProgress
+from muster.model.quantity import GIB
+from muster.model.reference import is_saved, saved_by
+from muster.model.run import Disk, ExecOrder
 
 STALE_GENERATION = "stale_generation"
 _FIRST_PORT, _PORT_COUNT = 20_000, 45_000
@@ -69,22 +75,36 @@ class _Object:
     due: float = math.inf
     exit_code: int = 0
     output: list[bytes] = field(default_factory=list)
+    disk: int = 0
 
 
 class FakeWorld:
     """Machines, and what runs on them. Everything a test may do to it, or ask it, is a plain call.
 
+    Images appear on a machine ``pull_seconds[reference]`` after they were first asked for (at once where that says
+    nothing); ``pulls`` counts how often each was fetched by each machine. ``disk_of`` names the files that an object
+    has: they are new with a fresh object and go along when it is taken over.
+
     ``are_hints_lost``: set it, and watchers hear nothing; only a periodic ``observe_all`` finds what happened.
+    ``are_take_overs_refused``: set it, and nothing can be made of an ended container any more.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.are_hints_lost = False
+        self.are_take_overs_refused = False
+        self.pull_seconds: dict[str, float] = {}
+        self.pulls: Counter[tuple[MachineId, str]] = Counter()
+        self.disk = Disk(total_bytes=1000 * GIB, free_bytes=800 * GIB)
+        self._held: dict[MachineId, dict[str, HeldImage]] = {}
+        self._pull_due: dict[tuple[MachineId, str], float] = {}
+        self._disks = itertools.count(1)
         self._objects: dict[tuple[str, ContainerId], _Object] = {}
         self._latest: dict[ContainerId, _Object] = {}
         self._on_machine: dict[tuple[str, MachineId], dict[ContainerId, _Object]] = {}
         self._starts: dict[ContainerId, list[StartedRun]] = {}
         self._cut: set[MachineId] = set()
+        self._isolated: set[MachineId] = set()
         self._rejected_images: dict[str, EngineRejected] = {}
         self._due: list[tuple[float, int, _Object]] = []
         self._numbers = itertools.count()
@@ -133,6 +153,21 @@ class FakeWorld:
         thing = self._find(container_id)
         return thing.run if thing else None
 
+    def will_end(self, container_id: ContainerId) -> bool:
+        """Tell whether what runs there ends by itself."""
+        thing = self._find(container_id)
+        return thing is not None and thing.seen.phase is Phase.RUNNING and thing.due < math.inf
+
+    def disk_of(self, container_id: ContainerId) -> int | None:
+        """Return the number of the files that an object has; no two objects ever have the same."""
+        thing = self._find(container_id)
+        return thing.disk if thing else None
+
+    @property
+    def object_ids(self) -> Sequence[ContainerId]:
+        """Return the ids of all objects, in whatever phase."""
+        return tuple(container_id for _, container_id in self._objects)
+
     @property
     def object_count(self) -> int:
         """How many objects there are, in whatever phase."""
@@ -164,12 +199,32 @@ class FakeWorld:
             self._drop(thing)
 
     def cut(self, machine_id: MachineId) -> None:
-        """Make a machine unreachable: calls raise ``EngineUnavailable``, what runs there runs on."""
+        """Take a machine's engine down: calls raise ``EngineUnavailable``, what runs there runs on."""
         self._cut.add(machine_id)
 
+    def isolate(self, machine_id: MachineId) -> None:
+        """Take a host off the network: calls raise ``MachineUnreachable``, what runs there runs on unseen."""
+        self._isolated.add(machine_id)
+
+    def destroy(self, machine_id: MachineId) -> None:
+        """Take a host off the network with everything on it: if it ever returns, it is empty."""
+        for thing in [item for item in self._objects.values() if item.run.ref.machine_id == machine_id]:
+            self._drop(thing)
+        self._held.pop(machine_id, None)
+        self._isolated.add(machine_id)
+
     def heal(self, machine_id: MachineId | None = None) -> None:
-        """Make a machine reachable again, or all of them."""
-        self._cut = set() if machine_id is None else self._cut - {machine_id}
+        """Let a machine answer again, or all of them."""
+        healed = self._cut | self._isolated if machine_id is None else {machine_id}
+        self._cut, self._isolated = self._cut - healed, self._isolated - healed
+
+    def answers(self, machine_id: MachineId) -> bool:
+        """Tell whether a machine's engine can be used."""
+        return machine_id not in self._cut | self._isolated
+
+    def is_isolated(self, machine_id: MachineId) -> bool:
+        """Tell whether a host is off the network."""
+        return machine_id in self._isolated
 
     def reboot(self, machine_id: MachineId) -> None:
         """End everything that runs on a machine, without an exit code."""
@@ -179,8 +234,13 @@ class FakeWorld:
                 self._end(thing, None, self.clock.now(), Reason.MACHINE_LOST, "the machine was restarted")
 
     def reject_image(self, image: str, message: str = "no such image") -> None:
-        """Let every later ``create`` of this image fail for good."""
+        """Let every later fetch of this image fail for good; what a machine holds it keeps."""
         self._rejected_images[image] = EngineRejected(Reason.IMAGE_PULL_FAILED, f"{image}: {message}")
+
+    def forget_image(self, reference: str) -> None:
+        """Remove an image from every machine, as somebody who cleans up would."""
+        for held in self._held.values():
+            held.pop(reference, None)
 
     def accept_image(self, image: str) -> None:
         """Take ``reject_image`` back."""
@@ -198,6 +258,8 @@ class FakeWorld:
     # For clients.
 
     def _check(self, machine_id: MachineId) -> None:
+        if machine_id in self._isolated:
+            raise MachineUnreachable(f"host {machine_id} does not answer")
         if machine_id in self._cut:
             raise EngineUnavailable(f"machine {machine_id} does not answer")
         self.settle()
@@ -218,14 +280,33 @@ class FakeWorld:
         thing = self._get(installation, run.ref)
         if thing is not None:
             return thing.seen
-        if run.image in self._rejected_images:
-            refusal = self._rejected_images[run.image]
-            raise EngineRejected(refusal.reason, str(refusal))
+        if run.takes_over is not None:
+            return self._take_over(installation, run, run.takes_over)
+        fetched = self._prepare(run.ref.machine_id, run.image)
+        if fetched.held is None:
+            return Observation(run.ref, Phase.ABSENT, progress=fetched.progress)
         older = self._objects.get((installation, run.ref.container_id))
         if older is not None:
             self._drop(older)
+        return self._make(installation, run, next(self._disks), fetched.held.digest)
+
+    def _take_over(self, installation: str, run: ContainerRun, old: Ref) -> Observation:
+        thing = self._get(installation, old)
+        if thing is None:
+            raise EngineRejected(Reason.REMOVED_EXTERNALLY, f"{old.container_id}, which was to be reused, is gone")
+        if self.are_take_overs_refused:
+            raise EngineRejected(Reason.START_FAILED, f"copy of {old.container_id}: no space left on the disk")
+        if thing.run.account_id != run.account_id:
+            raise EngineRejected(Reason.START_FAILED, f"{old.container_id} is another account's and is never reused")
+        if thing.seen.phase is not Phase.EXITED:
+            raise EngineUnavailable(f"{old.container_id}, which was to be reused, is {thing.seen.phase}")
+        self._drop(thing)
+        return self._make(installation, run, thing.disk, thing.seen.image_digest)
+
+    def _make(self, installation: str, run: ContainerRun, disk: int, digest: str) -> Observation:
         addresses = {port: Address("127.0.0.1", _FIRST_PORT + next(self._ports) % _PORT_COUNT) for port in PORTS}
-        thing = _Object(installation, run, Observation(run.ref, Phase.CREATED, addresses), _understand(run.cmd))
+        seen = Observation(run.ref, Phase.CREATED, addresses, image_digest=digest)
+        thing = _Object(installation, run, seen, _understand(run.cmd), disk=disk)
         self._objects[installation, run.ref.container_id] = thing
         self._latest[run.ref.container_id] = thing
         self._on_machine.setdefault((installation, run.ref.machine_id), {})[run.ref.container_id] = thing
@@ -279,6 +360,35 @@ class FakeWorld:
         things = self._on_machine.get((installation, machine_id), {})
         return tuple(thing.seen for thing in things.values())
 
+    def _prepare(self, machine_id: MachineId, order: ImageOrder) -> ImageProgress:
+        held, key, now = self._held.setdefault(machine_id, {}), (machine_id, order.reference), self.clock.monotonic()
+        if is_saved(order.reference) and not (
+            order.reference in held and order.account_id in {None, saved_by(order.reference)}
+        ):
+            raise EngineRejected(Reason.IMAGE_PULL_FAILED, f"{order.reference}: no such image was saved here")
+        if order.reference in self._rejected_images and (order.is_always_pulled or order.reference not in held):
+            refusal = self._rejected_images[order.reference]
+            raise EngineRejected(refusal.reason, str(refusal))
+        if order.reference not in held:
+            if key not in self._pull_due:
+                self.pulls[key] += 1
+                self._pull_due[key] = now + self.pull_seconds.get(order.reference, 0.0)
+            if now < self._pull_due[key]:
+                return ImageProgress(progress=f"fetching {order.reference}")
+            del self._pull_due[key]
+            digest = f"sha256:{hashlib.sha256(order.reference.encode()).hexdigest()}"
+            held[order.reference] = HeldImage(order.reference, digest, GIB)
+        return ImageProgress(held[order.reference])
+
+    def _save(self, installation: str, ref: Ref, reference: str) -> HeldImage:
+        held = self._held.setdefault(ref.machine_id, {})
+        if reference not in held:
+            thing = self._get(installation, ref)
+            if thing is None or thing.run.ref.generation != ref.generation:
+                raise EngineRejected(Reason.REMOVED_EXTERNALLY, f"save of {ref.container_id}: there is no such object")
+            held[reference] = HeldImage(reference, "", GIB)
+        return held[reference]
+
     # Inside.
 
     def _find(self, container_id: ContainerId) -> _Object | None:
@@ -316,7 +426,7 @@ class FakeWorld:
         self._hint(thing)
 
     def _hint(self, thing: _Object) -> None:
-        if self.are_hints_lost:
+        if self.are_hints_lost or thing.run.ref.machine_id in self._isolated:
             return
         for inbox in self._inboxes:
             inbox.put(thing.run.ref.container_id)
@@ -353,7 +463,9 @@ class FakeEngine:
     ) -> None:
         self._world = world
         self._installation = installation
-        self._capabilities = capabilities or Capabilities(shares_host_ports=False, isolates_tenants=True)
+        self._capabilities = capabilities or Capabilities(
+            shares_host_ports=False, isolates_tenants=True, has_images=True, reuses_containers=True
+        )
         self._inboxes: set[Inbox] = set()
 
     @property
@@ -397,8 +509,54 @@ class FakeEngine:
         inbox = self._open_inbox()
         return self._hints(inbox)
 
-    async def logs(self, ref: Ref, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[bytes]:
-        """Yield output; see the port."""
+    async def prepare(self, machine_id: MachineId, order: ImageOrder) -> ImageProgress:
+        """See that a machine has an image."""
+        await self._give_way(machine_id)
+        return self._world._prepare(machine_id, order)  # noqa: SLF001
+
+    async def images(self, machine_id: MachineId) -> Sequence[HeldImage]:
+        """Return what a machine holds."""
+        await self._give_way(machine_id)
+        return tuple(self._world._held.get(machine_id, {}).values())  # noqa: SLF001
+
+    async def save(self, ref: Ref, reference: str) -> HeldImage:
+        """Make an image of a container's files."""
+        await self._give_way(ref.machine_id)
+        return self._world._save(self._installation, ref, reference)  # noqa: SLF001
+
+    async def disk(self, machine_id: MachineId) -> Disk:
+        """Return what the world says."""
+        await self._give_way(machine_id)
+        return self._world.disk
+
+    async def execute(self, ref: Ref, order: ExecOrder) -> ExecSession:
+        """Refuse: nothing runs here."""
+        await self._give_way(ref.machine_id)
+        raise EngineRejected(Reason.ERROR, f"exec of {order.command} in {ref.container_id}: nothing really runs here")
+
+    async def sftp(self, ref: Ref) -> ExecSession:
+        """Refuse: there are none."""
+        await self._give_way(ref.machine_id)
+        raise EngineRejected(Reason.ERROR, f"files of {ref.container_id}: nothing really runs here")
+
+    async def dial(self, ref: Ref, host: str, port: int) -> ExecSession:
+        """Refuse: nothing listens here."""
+        await self._give_way(ref.machine_id)
+        raise EngineRejected(
+            Reason.ERROR, f"connection to {host}:{port} in {ref.container_id}: nothing really runs here"
+        )
+
+    async def host_address(self, machine_id: MachineId, account_id: AccountId) -> str:
+        """Return nothing: nobody is there to reach the host."""
+        del account_id
+        await self._give_way(machine_id)
+        return ""
+
+    async def logs(
+        self, ref: Ref, *, tail: int | None = None, since: datetime.datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        """Yield output, which has no dates; see the port."""
+        del since
         await self._give_way(ref.machine_id)
         thing = self._world._get(self._installation, ref)  # noqa: SLF001
         if thing is None:

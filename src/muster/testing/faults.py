@@ -8,14 +8,17 @@ every further call crashes too, so nothing that a dying task still tries (a ``fi
 """
 
 import asyncio
+import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from muster.engine.port import Capabilities, ContainerRun, Engine, Observation, Ref, StopOrder
+from muster.engine.port import Capabilities, ContainerRun, Engine, ExecSession, Observation, Ref, StopOrder
 from muster.errors import EngineUnavailable, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
-from muster.model.ids import ContainerId, MachineId
+from muster.model.ids import AccountId, ContainerId, MachineId
+from muster.model.image import HeldImage, ImageOrder, ImageProgress
+from muster.model.run import Disk, ExecOrder
 from muster.registry.port import Registry
 from muster.store.port import Changes, Store, Transaction
 from muster.testing.clock import Outstanding
@@ -152,8 +155,34 @@ class MortalEngine:
     def watch(self) -> AsyncIterator[ContainerId]:  # noqa: D102
         return self._engine.watch()
 
-    def logs(self, ref: Ref, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[bytes]:  # noqa: D102
-        return self._engine.logs(ref, tail=tail, follow=follow)
+    async def prepare(self, machine_id: MachineId, order: ImageOrder) -> ImageProgress:  # noqa: D102
+        return await self._call(lambda: self._engine.prepare(machine_id, order))
+
+    async def images(self, machine_id: MachineId) -> Sequence[HeldImage]:  # noqa: D102
+        return await self._call(lambda: self._engine.images(machine_id))
+
+    async def save(self, ref: Ref, reference: str) -> HeldImage:  # noqa: D102
+        return await self._call(lambda: self._engine.save(ref, reference))
+
+    async def disk(self, machine_id: MachineId) -> Disk:  # noqa: D102
+        return await self._call(lambda: self._engine.disk(machine_id))
+
+    async def execute(self, ref: Ref, order: ExecOrder) -> ExecSession:  # noqa: D102
+        return await self._call(lambda: self._engine.execute(ref, order))
+
+    async def sftp(self, ref: Ref) -> ExecSession:  # noqa: D102
+        return await self._call(lambda: self._engine.sftp(ref))
+
+    async def dial(self, ref: Ref, host: str, port: int) -> ExecSession:  # noqa: D102
+        return await self._call(lambda: self._engine.dial(ref, host, port))
+
+    async def host_address(self, machine_id: MachineId, account_id: AccountId) -> str:  # noqa: D102
+        return await self._call(lambda: self._engine.host_address(machine_id, account_id))
+
+    def logs(  # noqa: D102
+        self, ref: Ref, *, tail: int | None = None, since: datetime.datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        return self._engine.logs(ref, tail=tail, since=since, follow=follow)
 
     async def aclose(self) -> None:  # noqa: D102
         await self._engine.aclose()

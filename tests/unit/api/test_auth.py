@@ -19,7 +19,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def by_token(world: World, token: str) -> Account | None:
-    return world.read(lambda tx: tx.accounts.by_token(hash_token(token)))
+    return world.read(lambda tx: tx.accounts.by_token(hash_token(token), world.clock.now()))
 
 
 def test_tokens_are_long_and_differ() -> None:

@@ -95,12 +95,43 @@ def test_machines_stock_images_and_health(client: Client, world: World) -> None:
     world.place(client.create_deployment(body()), gpu=1)
     machine = client.machines()[0]
     assert (machine.id, machine.claimed_gpus, machine.idle_gpu_num) == (MACHINES[0].id, (1,), 3)
-    assert client.stock(data_centers=["lab-a"]) == [Stock("RTX 4090", 7, 8, "nvidia", "x86")]
+    assert client.stock(data_centers=["lab-a"]) == [Stock("RTX 4090", 7, 8, "nvidia", "x86", {1: 7, 2: 3, 4: 1, 8: 0})]
     assert [each.name for each in client.base_images()] == ["local"]
     assert list(client.private_images()) == []
     assert client.is_alive()
     world.is_ready = False
     assert not client.is_ready()
+
+
+def test_the_catalogue_is_read_and_changed(client: Client, world: World) -> None:
+    bound = client.add_image("asr", "lab:5000/team/asr:1")
+    assert (bound.image.name, bound.rebound, bound.outdated_on) == ("asr", False, ())
+    assert [each.name for each in client.catalogue()] == ["asr", "local"]
+    assert client.catalogue()[0] == bound.image
+    assert bound.image.created_at.utcoffset() == datetime.timedelta(hours=8)
+    wanted = client.prewarm_image(bound.image.uuid, data_centers=["lab-b"])
+    assert [(each.machine_id, each.state) for each in wanted] == [(MACHINES[2].id, "wanted")]
+    assert client.prewarms(bound.image.uuid) == wanted
+    again = client.add_image("asr", "lab:5000/team/asr:2")
+    assert (again.rebound, again.old_reference, again.old_digest) == (True, "lab:5000/team/asr:1", "")
+    container = world.up(world.place(client.create_deployment(body())))
+    assert container.uuid is not None
+    saved = client.save_image(container.uuid, "mine")
+    assert (saved.status, saved.source_container_uuid) == ("saving", container.uuid)
+    assert client.remove_image(saved.uuid) == saved
+    with pytest.raises(ApiError, match="no image"):
+        client.remove_image(saved.uuid)
+    with pytest.raises(NotFound, match="no container 'x'"):
+        client.save_image("x", "other")
+
+
+def test_a_registry_is_logged_in_to_and_out_of(client: Client) -> None:
+    client.put_registry("lab:5000", "ann", "secret")
+    assert client.registries() == ["lab:5000"]
+    client.remove_registry("lab:5000")
+    assert client.registries() == []
+    with pytest.raises(NotFound, match="no registry 'lab:5000'"):
+        client.remove_registry("lab:5000")
 
 
 def test_endpoints_are_those_of_the_registry(client: Client, world: World) -> None:

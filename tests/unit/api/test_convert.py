@@ -14,8 +14,12 @@ from muster.model.quantity import Range
 from tests.compat.world import body
 
 CHINA = datetime.timezone(datetime.timedelta(hours=8))
-words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=12)
 protocols = st.sampled_from(["http", "tcp", ""])
+
+
+def is_variable(text: str) -> bool:
+    return "=" not in text and not any(map(str.isspace, text))
 
 
 def bounds(name: str, most: int) -> st.SearchStrategy[dict[str, int]]:
@@ -33,7 +37,7 @@ templates = st.builds(
             "gpu_name_set": st.lists(words, max_size=3),
             "cuda_v": st.integers(0, 200),
             "cmd_before_shutdown": words,
-            "env_vars": st.dictionaries(words.filter(lambda text: "=" not in text), words, max_size=3),
+            "env_vars": st.dictionaries(words.filter(is_variable), words, max_size=3),
             "service_6006_port_protocol": protocols,
             "reuse_container": st.booleans(),
             "reuse_container_scope": st.sampled_from(["all", "deployment", ""]),
@@ -56,7 +60,7 @@ bodies = st.fixed_dictionaries(
     {
         "name": words,
         "deployment_type": st.sampled_from(["ReplicaSet", "Job", "Container"]),
-        "replica_num": st.integers(0, 10_000),
+        "replica_num": st.integers(1, 10_000),
         "parallelism_num": st.integers(1, 10_000),
         "container_template": templates,
     },

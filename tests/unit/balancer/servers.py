@@ -4,7 +4,9 @@ import asyncio
 import atexit
 import contextlib
 import datetime
+import math
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -27,7 +29,7 @@ Behaviour = Callable[["Server", Seen, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass(eq=False, slots=True)
 class Server:
-    """A replica; ``most`` is the most requests it ever held at once."""
+    """A replica; ``most`` is the most requests it ever held at once, ``connections`` how many were made to it."""
 
     id: str
     behaviour: Behaviour
@@ -35,15 +37,18 @@ class Server:
     seen: list[Seen] = field(default_factory=list)
     in_flight: int = 0
     most: int = 0
+    connections: int = 0
+    context: ssl.SSLContext | None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(id=self.id, url=f"http://127.0.0.1:{self.port}")
+        return Endpoint(id=self.id, url=f"{'http' if self.context is None else 'https'}://127.0.0.1:{self.port}")
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.add(writer)
+        self.connections += 1
         try:
             while True:
                 seen = await _read(reader)
@@ -118,13 +123,30 @@ async def unavailable(server: Server, seen: Seen, writer: asyncio.StreamWriter) 
     await writer.drain()
 
 
+def refuses(reason: str, *, times: float = math.inf, then: Behaviour = ok) -> Behaviour:
+    """Answer as an ingress that sends nothing to its container, so many times."""
+
+    async def behave(server: Server, seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if len(server.seen) > times:
+            await then(server, seen, writer)
+            return
+        body = f'{{"error": "nothing was sent", "reason": "{reason}"}}'.encode()
+        head = f"503 Service Unavailable\r\nRetry-After: 1\r\nx-muster-refused: {reason}"
+        _answer(writer, body, status=head)
+        await writer.drain()
+
+    return behave
+
+
 @contextlib.asynccontextmanager
-async def serving(**behaviours: Behaviour) -> AsyncIterator[dict[str, Server]]:
-    """Run one server per keyword, which is its id."""
-    servers = {name: Server(name, behaviour) for name, behaviour in behaviours.items()}
+async def serving(
+    context: ssl.SSLContext | None = None, /, **behaviours: Behaviour
+) -> AsyncIterator[dict[str, Server]]:
+    """Run one server per keyword, which is its id; with TLS where a context is given."""
+    servers = {name: Server(name, behaviour, context=context) for name, behaviour in behaviours.items()}
     async with contextlib.AsyncExitStack() as stack:
         for server in servers.values():
-            listener = await asyncio.start_server(server.handle, "127.0.0.1", 0)
+            listener = await asyncio.start_server(server.handle, "127.0.0.1", 0, ssl=context)
             stack.push_async_callback(server.stop)
             stack.callback(listener.close)
             server.port = listener.sockets[0].getsockname()[1]
@@ -155,7 +177,9 @@ def absent(name: str) -> Endpoint:
         return Endpoint(id=name, url=f"http://127.0.0.1:{probe.getsockname()[1]}")
 
 
-def endpoint_set(*members: Server | Endpoint, revision: int = 1, concurrency: int | None = None) -> EndpointSet:
+def endpoint_set(
+    *members: Server | Endpoint, revision: int = 1, concurrency: int | None = None, ca_pem: str | None = None
+) -> EndpointSet:
     """Return a set of servers and endpoints."""
     endpoints = [each.endpoint if isinstance(each, Server) else each for each in members]
     return EndpointSet(
@@ -163,6 +187,7 @@ def endpoint_set(*members: Server | Endpoint, revision: int = 1, concurrency: in
         revision,
         tuple(Endpoint(each.id, each.url, each.protocol, concurrency=concurrency) for each in endpoints),
         PUBLISHED_AT,
+        ca_pem=ca_pem,
     )
 
 

@@ -10,6 +10,7 @@ from muster.balancer.balancer import Balancer
 from muster.balancer.eject import FIRST_SECONDS
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.queue import Ticket
+from muster.balancer.refusal import CLOSED_SECONDS, FULL_SECONDS
 from muster.errors import BalancerError, NoEndpoints, QueueFull, QueueTimeout
 from muster.model.endpoint import Endpoint, EndpointSet
 
@@ -234,25 +235,25 @@ class TestUpdate:
 
     def test_a_new_address_is_a_new_start_for_its_health(self) -> None:
         world = World("a", "b")
-        world.end(world.lease(tried=frozenset("b")), Outcome.REFUSED)
+        world.end(world.lease(tried=frozenset("b")), Outcome.UNREACHABLE)
         world.set("a", "b", url="https://{}")
         assert world.lease(tried=frozenset("b")).endpoint.url == "https://a"
 
     def test_a_trial_that_ends_after_the_address_changed_is_counted_where_it_began(self) -> None:
         world = World("a")
-        world.end(world.lease(), Outcome.REFUSED)
+        world.end(world.lease(), Outcome.UNREACHABLE)
         world.pass_time(FIRST_SECONDS)
         trial = world.lease()
         assert trial.is_trial
         world.set("a", url="https://{}")
-        world.end(trial, Outcome.REFUSED)
+        world.end(trial, Outcome.UNREACHABLE)
         assert world.lease().replica.health.trials == 0
 
 
 class TestHealth:
     def test_an_unreachable_replica_is_avoided_and_tried_with_one_request_later(self) -> None:
         world = World("a", "b", concurrency=8)
-        world.end(world.lease(tried=frozenset("b")), Outcome.REFUSED)
+        world.end(world.lease(tried=frozenset("b")), Outcome.UNREACHABLE)
         assert {world.lease().endpoint.id for _ in range(5)} == {"b"}
         world.pass_time(FIRST_SECONDS)
         assert [world.lease().endpoint.id for _ in range(3)] == ["a", "b", "b"]
@@ -260,7 +261,7 @@ class TestHealth:
 
     def test_a_trial_that_is_answered_lets_more_in_before_it_ends(self) -> None:
         world = World("a", "b", concurrency=8)
-        world.end(world.lease(tried=frozenset("b")), Outcome.REFUSED)
+        world.end(world.lease(tried=frozenset("b")), Outcome.UNREACHABLE)
         world.pass_time(FIRST_SECONDS)
         trial = world.lease(tried=frozenset("b"))
         assert world.ask(tried=frozenset("b")).lease is None
@@ -278,13 +279,13 @@ class TestHealth:
     def test_when_nobody_is_healthy_health_is_ignored(self) -> None:
         world = World("a", "b")
         for each in ("a", "b"):
-            world.end(world.lease(tried=frozenset("ab") - {each}), Outcome.REFUSED)
+            world.end(world.lease(tried=frozenset("ab") - {each}), Outcome.UNREACHABLE)
         assert world.lease().endpoint.id in {"a", "b"}
 
     def test_while_some_are_healthy_health_counts(self) -> None:
         world = World("a", "b", "c", "d")
         for each in ("a", "b", "c"):
-            world.end(world.lease(tried=frozenset("abcd") - {each}), Outcome.REFUSED)
+            world.end(world.lease(tried=frozenset("abcd") - {each}), Outcome.UNREACHABLE)
         assert world.lease().endpoint.id == "d"
         assert not served(world.ask())
 
@@ -292,12 +293,68 @@ class TestHealth:
         ids = [f"r{number:02}" for number in range(20)]
         world = World(*ids, concurrency=1, queue_capacity=50)
         for each in ids[:18]:
-            world.end(world.lease(tried=frozenset(ids) - {each}), Outcome.REFUSED)
+            world.end(world.lease(tried=frozenset(ids) - {each}), Outcome.UNREACHABLE)
         last = [world.lease(), world.lease()]
         waiting = world.ask()
         assert not served(waiting)
-        world.end(last[0], Outcome.REFUSED)
+        world.end(last[0], Outcome.UNREACHABLE)
         assert served(waiting)
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(("outcome", "seconds"), [(Outcome.CLOSED, CLOSED_SECONDS), (Outcome.FULL, FULL_SECONDS)])
+    def test_a_replica_that_refuses_gets_nothing_for_a_while_and_then_everything(
+        self, outcome: Outcome, seconds: float
+    ) -> None:
+        world = World("a", "b", concurrency=8)
+        world.end(world.lease(tried=frozenset("b")), outcome)
+        assert {world.lease().endpoint.id for _ in range(3)} == {"b"}
+        world.pass_time(seconds)
+        assert [world.lease().endpoint.id for _ in range(3)] == ["a", "a", "a"]
+
+    @pytest.mark.parametrize("outcome", [Outcome.CLOSED, Outcome.FULL])
+    def test_nothing_is_held_against_it_and_panic_does_not_reach_it(self, outcome: Outcome) -> None:
+        world = World("a")
+        lease = world.lease()
+        world.end(lease, outcome)
+        assert lease.replica.health.is_healthy
+        waiting = world.ask()
+        assert not served(waiting)
+        assert world.balancer.next_change == lease.replica.refuses_until
+        world.pass_time(CLOSED_SECONDS)
+        assert served(waiting)
+        assert not lease_of(waiting).is_trial
+
+    def test_a_newer_set_that_has_it_knows_better(self) -> None:
+        world = World("a")
+        world.end(world.lease(), Outcome.CLOSED)
+        waiting = world.ask()
+        world.set("a")
+        assert served(waiting)
+
+    def test_while_it_refuses_the_others_are_all_there_is(self) -> None:
+        world = World("a", "b", concurrency=8)
+        world.end(world.lease(tried=frozenset("b")), Outcome.CLOSED)
+        world.end(world.lease(), Outcome.UNREACHABLE)
+        assert world.lease().endpoint.id == "b", "panic: nobody who takes requests is healthy"
+
+    def test_a_later_refusal_of_an_earlier_request_does_not_shorten_its_rest(self) -> None:
+        world = World("a", concurrency=2)
+        first, second = world.lease(), world.lease()
+        world.end(first, Outcome.CLOSED)
+        world.end(second, Outcome.FULL)
+        world.pass_time(FULL_SECONDS)
+        assert not served(world.ask())
+
+    def test_statistics_tell_for_how_long_it_gets_nothing(self) -> None:
+        world = World("a")
+        world.end(world.lease(), Outcome.CLOSED)
+        world.pass_time(CLOSED_SECONDS / 4)
+        (replica,) = world.balancer.statistics(world.now).replicas
+        assert replica.aside_seconds == pytest.approx(CLOSED_SECONDS * 3 / 4)
+        world.pass_time(CLOSED_SECONDS)
+        (replica,) = world.balancer.statistics(world.now).replicas
+        assert replica.aside_seconds == 0
 
 
 class TestRetry:
@@ -326,7 +383,7 @@ class TestRetry:
 
     def test_who_could_reach_nobody_waits_for_the_first_to_return(self) -> None:
         world = World("a")
-        world.end(world.lease(), Outcome.REFUSED)
+        world.end(world.lease(), Outcome.UNREACHABLE)
         waiting = world.ask(tried=frozenset("a"))
         assert not served(waiting)
         assert world.balancer.next_change == world.now + FIRST_SECONDS
@@ -336,7 +393,7 @@ class TestRetry:
 
     def test_who_could_reach_nobody_is_served_by_a_newcomer(self) -> None:
         world = World("a")
-        world.end(world.lease(), Outcome.REFUSED)
+        world.end(world.lease(), Outcome.UNREACHABLE)
         waiting = world.ask(tried=frozenset("a"))
         world.set("a", "b")
         assert served(waiting)
@@ -348,7 +405,7 @@ class TestRetry:
         world.ask()
         assert world.balancer.next_change == math.inf
         assert not world.woken
-        world.end(next(each for each in busy if each.endpoint.id == "a"), Outcome.REFUSED)
+        world.end(next(each for each in busy if each.endpoint.id == "a"), Outcome.UNREACHABLE)
         assert world.woken
         assert world.balancer.next_change == world.now + FIRST_SECONDS
 

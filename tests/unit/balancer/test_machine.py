@@ -135,7 +135,7 @@ class BalancerMachine(RuleBasedStateMachine):
         free = [
             replica
             for replica in self.balancer._serving
-            if replica.health.is_healthy and replica.load.value < replica.limit
+            if replica.health.is_healthy and replica.refuses_until <= self.now and replica.load.value < replica.limit
         ]
         untried = [each for each in self.waiting if each.lease is None and not each.tried and each.deadline > self.now]
         assert not (free and untried)

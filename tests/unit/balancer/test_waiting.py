@@ -62,7 +62,7 @@ def test_a_sleeper_wakes_for_a_replica_that_returns() -> None:
     async def scenario() -> None:
         gate = a_gate("a")
         waiter = AsyncWaiter(gate)
-        gate.release(await waiter.acquire(deadline=soon(gate)), Outcome.REFUSED)
+        gate.release(await waiter.acquire(deadline=soon(gate)), Outcome.UNREACHABLE)
         lease = await waiter.acquire(deadline=soon(gate), tried=frozenset("a"))
         assert lease.is_trial
         gate.release(lease)

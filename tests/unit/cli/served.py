@@ -5,10 +5,11 @@ of its own, since the command under test blocks the test's.
 """
 
 import asyncio
+import datetime
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,6 +19,8 @@ import uvicorn
 from muster.api.app import create_app
 from muster.api.auth import ensure_admin, hash_token
 from muster.clock import SystemClock
+from muster.engine.port import Capabilities
+from muster.files import FileStorage
 from muster.home import write_profile
 from muster.model.account import Role
 from muster.model.container import Address, Container, ContainerStatus, Placement
@@ -29,6 +32,8 @@ from muster.model.run import Ref
 from muster.registry.memory import MemoryRegistry
 from muster.store import connect
 from muster.store.port import Transaction
+from muster.testing.exec_session import Commands
+from muster.vault import Vault
 
 T = TypeVar("T")
 
@@ -40,11 +45,18 @@ MACHINES = (
 )
 
 
-@dataclass(frozen=True)
-class Logs:
-    """Output of ``tail`` lines, or three; following adds a last one."""
+class Access(Commands):
+    """Output of ``tail`` lines, or three; following adds a last one, a beginning is told before. Commands in memory."""
 
-    async def logs(self, ref: Ref, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[bytes]:
+    capabilities = Capabilities(
+        shares_host_ports=False, isolates_tenants=True, has_exec=True, dates_logs=True, has_images=True
+    )
+
+    async def logs(
+        self, ref: Ref, *, tail: int | None = None, since: datetime.datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        if since is not None:
+            yield f"since {since.isoformat()}\n".encode()
         for number in range(3 if tail is None else tail):
             yield f"line {number}\n".encode()
         if follow:
@@ -61,6 +73,8 @@ class Served:
         home.mkdir()
         self.home = home
         self.clock = SystemClock()
+        self.access = Access()
+        self.ca_pem: str | None = None
         self._gpus = itertools.count()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="served", daemon=True)
@@ -153,10 +167,13 @@ class Served:
             store=self._store,
             clock=self.clock,
             registry=self._registry,
-            log_source=Logs(),
+            access=self.access,
             explain=lambda _: None,
             isolates_tenants=True,
             is_ready=lambda: True,
+            files=FileStorage(self.home / "files", needs_marker=False),
+            vault=Vault(self.home / "secret.key"),
+            ca_pem=lambda: self.ca_pem,
         )
         return f"http://127.0.0.1:{await self._listen(0)}"
 

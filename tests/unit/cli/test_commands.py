@@ -16,12 +16,12 @@ import pytest
 from muster.cli.connection import resolve
 from muster.cli.main import run
 from muster.client import Client
-from tests.unit.cli.served import Served
+from tests.unit.cli.served import MACHINES, Served
 
 FILE = """name: digits
 replicas: 2
 image: local
-cmd: python serve.py
+cmd: cd /srv && python serve.py
 gpu: RTX 4090
 price: ..3
 env: {TOKEN: sesame}
@@ -97,6 +97,15 @@ def test_apply_without_a_person_to_ask_changes_nothing(
     assert told("ps") == []
 
 
+def test_apply_warns_of_a_command_with_the_line_that_says_it(tmp_path: Path, said: Said) -> None:
+    file = write(tmp_path, FILE.replace("python serve.py", "conda activate x && python serve.py &"))
+    assert run(["apply", "-y", "-f", file]) == 0
+    background, conda = said.take()[1]
+    assert background.startswith(f"warning: {file}:4: cmd: `cd /srv && conda activate x && python serve.py &` runs in")
+    assert conda.startswith(f"warning: {file}:4: cmd: `conda activate x` does not work in a start command")
+    assert run(["apply", "-y", "-f", file]) == 0
+
+
 def test_applying_the_same_file_again_does_nothing(tmp_path: Path) -> None:
     first = apply(tmp_path, FILE)
     assert first["action"] == "create"
@@ -109,24 +118,60 @@ def test_applying_another_number_of_replicas_scales(tmp_path: Path) -> None:
     assert told("ps")[0]["replica_num"] == 5
 
 
-def test_applying_any_other_change_is_refused_naming_line_and_field(tmp_path: Path, said: Said) -> None:
+def test_applying_any_other_change_shows_what_it_means_and_edits(tmp_path: Path, said: Said) -> None:
     uuid = apply(tmp_path, FILE)["deployment_uuid"]
     file = write(tmp_path, FILE.replace("..3", "..4").replace("sesame", "open").replace("replicas: 2", "replicas: 5"))
-    assert run(["apply", "-y", "-f", file]) == 1
-    text, problems = said.take()
-    assert text == ""
-    assert problems == [
-        f"error: digits {uuid} runs with another specification:",
-        f"error: {file}:7: env: container_template.env_vars.TOKEN is another value (not shown)",
-        f"error: {file}:6: price: container_template.price_to is 3000, the file says 4000",
-        f"error: only the number of replicas can change; use another name, or: muster delete {uuid}",
-    ]
+    assert run(["apply", "-f", file]) == 1, "nobody was asked"
     assert told("ps")[0]["replica_num"] == 2
+    said.take()
+    assert run(["apply", "-y", "-f", file]) == 0
+    text, problems = said.take()
+    assert problems == []
+    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert "open" not in text
+    assert "sesame" not in text
+    assert lines["container_template.env_vars.TOKEN"].endswith("replaces containers")
+    assert lines["container_template.price_to"].endswith("replaces containers that no longer match")
+    assert lines["replica_num"].endswith("holds at once")
+    assert f"digits {uuid}: version v2, follow it with: muster rollout status {uuid} -w" in text
+    assert told("ps")[0]["replica_num"] == 5
+
+
+def test_the_type_of_a_deployment_cannot_be_edited(tmp_path: Path, said: Said) -> None:
+    uuid = apply(tmp_path, FILE)["deployment_uuid"]
+    file = write(tmp_path, FILE + "type: job\n")
+    assert run(["apply", "-y", "-f", file]) == 1
+    problems = said.take()[1]
+    assert f"error: {file}:8: type: deployment_type is 'ReplicaSet', the file says 'Job'" in problems
+    assert problems[-1] == f"error: the type cannot change; use another name, or: muster delete {uuid}"
+
+
+def test_a_rollout_is_followed_held_and_taken_back(tmp_path: Path, said: Said) -> None:
+    uuid = apply(tmp_path, FILE)["deployment_uuid"]
+    apply(tmp_path, FILE.replace("serve.py", "other.py"))
+    status = told("rollout", "status", "digits")
+    assert (status["state"], status["version"], status["wanted_num"]) == ("progressing", "v2", 2)
+    assert told("rollout", "pause", "digits") == {"action": "pause", "name": "digits", "deployment_uuid": uuid}
+    assert told("rollout", "status", "digits")["state"] == "paused"
+    assert run(["rollout", "resume", "digits"]) == 0
+    assert "v2 is being rolled out: 2 wanted: 0 running" in said.take()[0]
+    assert run(["rollout", "undo", "digits", "-y"]) == 1
+    assert said.take()[1] == ["error: 没有可以退回的版本 (no other version was ever good; others: v1)"]
+    assert run(["rollout", "undo", "digits", "--to", "v1", "-y"]) == 0
+    assert f"digits {uuid}: back to v1; changed: container_template.cmd" in said.take()[0]
+    assert [each["version"] for each in told("rollout", "history", "digits")] == ["v2", "v1"]
+    assert run(["rollout", "restart", "digits", "--version", "fresh"]) == 0
+    assert "every container is made anew as fresh" in said.take()[0]
+    assert run(["rollout", "restart", "digits", "--version", "fresh"]) == 1
+    assert "is what runs already" in said.take()[1][0]
+    assert run(["rollout", "undo", "digits", "--to", "v9", "-y"]) == 1
+    assert said.take()[1] == ["error: no version 'v9'"]
 
 
 def test_what_only_the_server_can_judge_is_refused_in_one_line(tmp_path: Path, said: Said) -> None:
     assert run(["apply", "-y", "-f", write(tmp_path, FILE.replace("image: local", "image: absent"))]) == 1
-    assert said.take()[1] == ["error: image: none is called 'absent' (see: muster images)"]
+    (line,) = said.take()[1]
+    assert line.startswith("error: image: none is called 'absent' (see: muster images; ")
     assert run(["apply", "-y", "-f", write(tmp_path, FILE.replace("image: local", "image: image-0000000000"))]) == 1
     (line,) = said.take()[1]
     assert line == "error: no image 'image-0000000000'"
@@ -138,9 +183,10 @@ def test_a_field_that_the_server_refuses_is_told_with_its_line(tmp_path: Path, s
     assert said.take()[1] == [f"error: {file}:2: replicas: must be at most 10000"]
 
 
-def test_a_job_is_refused_by_this_version_in_one_line(tmp_path: Path, said: Said) -> None:
-    assert run(["apply", "-y", "-f", write(tmp_path, FILE + "type: job\n")]) == 1
-    assert len(said.take()[1]) == 1
+def test_a_job_and_a_container_are_created(tmp_path: Path) -> None:
+    apply(tmp_path, FILE + "type: job\nparallelism: 2\n")
+    apply(tmp_path, FILE.replace("replicas: 2", "replicas: 1").replace("digits", "once") + "type: container\n")
+    assert {(each["name"], each["type"]) for each in told("ps")} == {("digits", "Job"), ("once", "Container")}
 
 
 def test_scale_stop_and_delete_take_a_name_or_the_beginning_of_a_uuid(tmp_path: Path, said: Said) -> None:
@@ -214,7 +260,7 @@ def test_containers_are_listed_oldest_first_finished_ones_only_when_asked(
     assert [row["uuid"] for row in told("containers")] == [live]
     assert run(["containers", "digits", "-a"]) == 0
     header, first, second = said.take()[0].splitlines()
-    assert header.split() == ["UUID", "STATUS", "READY", "MACHINE", "GPU", "URL", "AGE", "REASON"]
+    assert header.split() == ["UUID", "VERSION", "STATUS", "READY", "MACHINE", "GPU", "URL", "AGE", "REASON"]
     assert "exit 3" in first
     assert "http://127.0.0.1:40001" in second
     assert "lab-a/a000000001" in second
@@ -236,9 +282,9 @@ def test_containers_that_wait_for_a_machine_are_told_to_the_person_with_the_reas
     assert run(["containers"]) == 0
     assert "digits: 2 more wait for a machine: not looked at yet" in said.take()[1]
     assert run(["ps"]) == 0
-    assert said.take()[1] == [f"digits: 0 of 2 live; why: muster containers {uuid}"]
+    assert said.take()[1] == [f"digits: 0 of 2 live; why: muster explain {uuid}"]
     assert run(["logs", "digits"]) == 1
-    assert said.take()[1] == ["error: digits: this deployment has no container yet; why: muster containers 'digits'"]
+    assert said.take()[1] == ["error: digits: this deployment has no container yet; why: muster explain 'digits'"]
     assert told("containers", "digits") == []
     assert said.take()[1] == []
 
@@ -264,6 +310,10 @@ def test_logs_take_the_last_part_of_a_uuid_and_pass_bytes_on(tmp_path: Path, ser
     assert said.take()[0] == "line 0\nline 1\nline 2\n"
     assert run(["logs", "abcdef0000", "-f", "--tail", "1"]) == 0
     assert said.take()[0] == "line 0\nthe end\n"
+    assert run(["logs", "abcdef0000", "--since", "2026-03-02T10:00:00+08:00", "--tail", "0"]) == 0
+    assert said.take()[0] == "since 2026-03-02T02:00:00+00:00\n"
+    assert run(["logs", "abcdef0000", "--since", "yesterday"]) == 1
+    assert said.take()[1][0].startswith("error: since: must be a duration like 10m or 2h30m")
 
 
 def test_events_come_oldest_first_and_the_newest_of_them(tmp_path: Path, server: Served, said: Said) -> None:
@@ -317,9 +367,22 @@ def test_machines_stock_and_images_are_listed(said: Said) -> None:
     assert [(row["id"], row["gpu_num"]) for row in told("machines")] == [("a000000001", 64), ("b000000001", 2)]
     assert {row["gpu_name"]: row["total_gpu_num"] for row in told("stock")} == {"RTX 4090": 64, "L20": 2}
     assert [row["gpu_name"] for row in told("stock", "-d", "lab-b")] == ["L20"]
+    assert told("stock", "-g", "L20")[0]["fits"] == {"1": 2, "2": 1, "4": 0, "8": 0}
+    assert run(["stock", "-g", "L20"]) == 0
+    assert said.take()[0].splitlines()[0].split("  ")[-4:] == ["FITS x1", "FITS x2", "FITS x4", "FITS x8"]
     assert [row["name"] for row in told("images")] == ["local"]
     assert run(["machines"]) == 0
     assert "RTX 4090" in said.take()[0]
+
+
+def test_a_machine_that_cannot_be_used_says_why(server: Served, said: Said) -> None:
+    machine = MACHINES[1].id
+    server.write(lambda tx: tx.machines.set_problem(machine, "engine_unavailable: no answer"))
+    assert run(["machines"]) == 0
+    server.write(lambda tx: tx.machines.set_problem(machine, ""))
+    _, well, troubled = said.take()[0].splitlines()
+    assert "engine_unavailable" not in well
+    assert troubled.endswith("engine_unavailable: no answer")
 
 
 def test_an_account_gets_a_token_that_works_and_is_no_admin(

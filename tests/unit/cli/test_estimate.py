@@ -11,7 +11,14 @@ GIB = 2**30
 
 
 def machine(
-    name: str, gpu: str = "RTX 4090", *, gpus: int = 4, taken: int = 0, price: int = 1980, center: str = "a"
+    name: str,
+    gpu: str = "RTX 4090",
+    *,
+    gpus: int = 4,
+    taken: int = 0,
+    price: int = 1980,
+    center: str = "a",
+    problem: str = "",
 ) -> Machine:
     return Machine(
         id=name,
@@ -25,6 +32,7 @@ def machine(
         chip_corp="nvidia",
         cpu_arch="x86",
         claimed_gpus=tuple(range(taken)),
+        problem=problem,
     )
 
 
@@ -42,6 +50,11 @@ def test_prices_are_those_of_all_containers_on_the_cheapest_and_dearest_machine(
 
 def test_idle_gpus_of_different_machines_do_not_add_up_to_one_container() -> None:
     assert estimate(body(gpu_name_set=["RTX 4090"], gpu_num=2), FLEET).fitting == 1
+
+
+def test_nothing_fits_on_a_machine_that_cannot_be_used_but_it_qualifies() -> None:
+    found = estimate(body(), [machine("m1", problem="engine_unavailable: no answer"), machine("m2", taken=3)])
+    assert (found.machine_num, found.fitting) == (2, 1)
 
 
 @pytest.mark.parametrize(

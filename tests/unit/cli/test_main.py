@@ -49,12 +49,15 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
-    commands = "up server down apply ps containers events logs scale stop delete machines stock account config"
+    commands = "up server down apply ps containers events logs exec scale stop delete machines stock account config"
+    commands += " explain"
     for command in commands.split():
         assert f"\n  {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["apply", "ps", "containers", "events", "logs", "scale", "stop", "delete", "stock"])
+@pytest.mark.parametrize(
+    "command", ["apply", "ps", "containers", "events", "logs", "exec", "scale", "stop", "delete", "stock"]
+)
 def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
     assert run([command, "--help"]) == 0
     text = capsys.readouterr().out

@@ -104,3 +104,16 @@ def test_a_removal_that_takes_its_time_is_not_asked_for_again_without_a_pause(ha
     again_at = harness.do(reconciler.reconcile(harness.containers(uuid)[0].id))
     assert again_at is not None
     assert again_at >= harness.clock.now() + RECHECK
+
+
+def test_an_engine_that_answers_again_is_used_within_seconds(harness: Harness) -> None:
+    harness.create(replica_num=3)
+    harness.settle()
+    placement = harness.running()[0].placement
+    assert placement is not None
+    harness.world.cut(placement.machine_id)
+    harness.advance(31)
+    assert set(harness.read(lambda tx: tx.machines.problems())) == {placement.machine_id}
+    harness.world.heal()
+    harness.advance(4)
+    assert harness.read(lambda tx: tx.machines.problems()) == {}

@@ -4,7 +4,7 @@ import pytest
 
 from muster.model.container import Container, ContainerStatus, Reason
 from muster.model.run import Observation, Phase, Ref
-from muster.planner.lifecycle import Call, Step, Terms, begin_stop, fail, step
+from muster.planner.lifecycle import Call, Step, Terms, begin_stop, fail, give_up, step
 from tests.unit.planner.worlds import MACHINE, at, container, stop
 
 TERMS = Terms(drain_seconds=2, keep_stopped_seconds=100)
@@ -74,8 +74,8 @@ def test_an_unplaced_container_is_given_up_without_events() -> None:
     assert events == ()
 
 
-def test_a_running_container_is_stopped_only_after_the_drain() -> None:
-    row, _ = begin_stop(container(1, S.RUNNING), stop(seconds=10))
+def test_a_container_whose_load_nobody_knows_is_stopped_only_after_the_drain() -> None:
+    row, _ = begin_stop(container(1, S.RUNNING, ready_at=at(1)), stop(seconds=10))
     early = step(row, seen(Phase.RUNNING), at(11), TERMS)
     assert (early.call, early.wake_at) == (None, at(12))
     assert step(row, seen(Phase.RUNNING), at(12), TERMS).call is Call.STOP
@@ -105,7 +105,7 @@ def test_a_stopped_container_is_kept_for_a_time_and_then_destroyed() -> None:
 
 
 def test_a_rejected_container_skips_forward_to_its_end() -> None:
-    result = fail(container(1, S.CREATING), Reason.IMAGE_PULL_FAILED, "no such image", at(3))
+    result = fail(container(1, S.CREATING), Reason.IMAGE_PULL_FAILED, "no such image", at(3), TERMS)
     assert words(result) == ["shutting_down", "shutdown"]
     assert result.events[-1].reason is Reason.IMAGE_PULL_FAILED
     assert result.events[-1].message == "no such image"
@@ -125,3 +125,16 @@ def test_no_step_ever_goes_back_or_repeats_an_event(row: Container, phase: Phase
     ranks = [row.status.rank, *(event.status.rank for event in result.events)]
     assert ranks == sorted(set(ranks))
     assert result.container.status.rank == ranks[-1]
+
+
+@pytest.mark.parametrize("status", [S.CREATING, S.STARTING, S.RUNNING, S.SHUTTING_DOWN])
+def test_what_is_given_up_on_a_lost_machine_ends_unseen_and_is_destroyed_if_it_returns(status: S) -> None:
+    stopped = container(1, status, stop=stop(Reason.MACHINE_LOST), is_ready=True)
+    result = give_up(stopped, at(9))
+    ended = result.container
+    assert (ended.status, ended.reason, ended.stopped_at) == (S.SHUTDOWN, Reason.MACHINE_LOST, at(9))
+    assert not ended.is_ready
+    assert not ended.is_completed
+    assert words(result)[-1] == "shutdown"
+    assert step(ended, seen(Phase.RUNNING), at(10), TERMS).call is Call.REMOVE
+    assert step(ended, seen(Phase.ABSENT), at(10), TERMS).container.released_at == at(10)

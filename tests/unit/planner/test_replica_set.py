@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from muster.model.container import Container, ContainerStatus, Reason
 from muster.model.deployment import Deployment, DeploymentStatus
 from muster.model.ids import ContainerId
-from muster.planner.plan import Plan
+from muster.planner.plan import Plan, Situation
 from muster.planner.replica_set import plan_replica_set
 from tests.unit.planner.worlds import at, container, dead, deployment, stop
 
@@ -17,7 +17,7 @@ def ids() -> Callable[[], ContainerId]:
 
 
 def plan(wanted: Deployment, containers: Sequence[Container], seconds: float = 60) -> Plan:
-    return plan_replica_set(wanted, containers, now=at(seconds), new_id=ids())
+    return plan_replica_set(Situation(wanted, tuple(containers), at(seconds)), new_id=ids())
 
 
 def stopped(result: Plan) -> list[int]:

@@ -1,12 +1,16 @@
 """Small worlds for planner tests: a deployment, containers in a given state, and a clock that tests read."""
 
 import datetime
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from muster.model.container import Container, ContainerStatus, Placement, Reason, StopRequest
 from muster.model.deployment import Deployment, DeploymentSpec, DeploymentStatus, DeploymentType
 from muster.model.ids import AccountId, ContainerId, ContainerUuid, DeploymentId, MachineId
 from muster.model.image import LOCAL_IMAGE
+from muster.planner.plan import Plan, Situation
+from muster.planner.replica_set import plan_replica_set
 
 T0 = datetime.datetime(2026, 3, 2, 9, 0, tzinfo=datetime.UTC)
 MACHINE = MachineId("4be2107d9c")
@@ -57,5 +61,59 @@ def stop(reason: Reason = Reason.SCALED_IN, seconds: float = 0.0) -> StopRequest
     return StopRequest(reason, at(seconds))
 
 
-def dead(number: int, *, born: float, died: float, reason: Reason = Reason.ERROR) -> Container:
-    return container(number, ContainerStatus.SHUTDOWN, born=born, stopped_at=at(died), reason=reason)
+def dead(number: int, *, born: float, died: float, reason: Reason = Reason.ERROR, **changes: object) -> Container:
+    return container(number, ContainerStatus.SHUTDOWN, born=born, stopped_at=at(died), reason=reason, **changes)
+
+
+def ready(number: int, version: str = "v1", *, born: float = 0.0, **changes: object) -> Container:
+    """A running container that became ready as soon as it started."""
+    made = {"version": version, "is_ready": True, "ready_at": at(born), **changes}
+    return container(number, ContainerStatus.RUNNING, born=born, **made)
+
+
+def edited(replica_num: int, *, seconds: float = 100.0, **changes: object) -> Deployment:
+    """A deployment whose good version v1 was edited to v2."""
+    made = {"version": "v2", "stable_version": "v1", "edited_at": at(seconds), **changes}
+    return deployment(replica_num, **made)
+
+
+def replaced_by_target(wanted: Deployment, containers: Sequence[Container]) -> dict[ContainerId, Reason]:
+    """What is outdated where versions of other names differ in what they run."""
+    return {
+        each.id: Reason.ROLLED_BACK if wanted.failure and each.version == wanted.version else Reason.REPLACED
+        for each in containers
+        if each.is_live and each.version != wanted.target_version and not wanted.is_paused
+    }
+
+
+def situation(
+    wanted: Deployment, containers: Sequence[Container], seconds: float, *, lost: Collection[int] = (), **more: object
+) -> Situation:
+    """A situation in which versions of other names are outdated, unless ``more`` says who is."""
+    known = {
+        "outdated": replaced_by_target(wanted, containers),
+        "lost": frozenset(each.id for each in containers if each.number in lost),
+        **more,
+    }
+    return Situation(wanted, tuple(containers), at(seconds), **known)  # type: ignore[arg-type]
+
+
+def new_ids(first: int = 100) -> Callable[[], ContainerId]:
+    numbers = itertools.count(first)
+    return lambda: ContainerId(f"{next(numbers):016x}")
+
+
+def planned(
+    wanted: Deployment,
+    containers: Sequence[Container],
+    seconds: float = 115.0,
+    *,
+    lost: Collection[int] = (),
+    **more: object,
+) -> Plan:
+    """What is planned of a ReplicaSet."""
+    return plan_replica_set(situation(wanted, containers, seconds, lost=lost, **more), new_id=new_ids())
+
+
+def stops(plan: Plan) -> list[tuple[int, Reason]]:
+    return [(int(each.container_id, 16), each.reason) for each in plan.stop]

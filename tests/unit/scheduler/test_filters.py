@@ -59,10 +59,12 @@ def test_ranges_are_of_what_the_container_would_get_and_not_of_the_host() -> Non
     assert accepts(RULE["memory"], wanted, replace(HOST, memory_bytes=360 * GIB))
 
 
-def test_free_gpus_and_the_blacklist_are_hard() -> None:
+def test_free_gpus_the_blacklist_a_cordon_and_a_broken_engine_are_hard() -> None:
     assert accepts(RULE["free_gpus"], Requirements(gpu_num=3), free_num=3)
     assert not accepts(RULE["free_gpus"], Requirements(gpu_num=3), free_num=2)
     assert not RULE["blacklist"].accepts(Demand(Requirements(), frozenset({HOST.id})), HOST, 8)
+    assert not RULE["cordoned"].accepts(Demand(Requirements(), cordoned=frozenset({HOST.id})), HOST, 8)
+    assert not RULE["engine"].accepts(Demand(Requirements(), unavailable=frozenset({HOST.id})), HOST, 8)
 
 
 def test_no_requirements_accept_every_machine_with_a_free_gpu() -> None:
@@ -116,6 +118,22 @@ def test_a_rule_explains_itself_in_the_units_of_people(
     assert RULE[rule].offered(demand, HOST, 1) == offered
     assert RULE[rule].verdict(demand, 2) == verdict
     assert RULE[rule].verdict(demand, 1) == verdict.replace("have", "has", 1)
+
+
+def test_an_engine_that_cannot_be_used_is_told_apart_from_what_a_user_could_change() -> None:
+    rule, demand = RULE["engine"], Demand(Requirements(), unavailable=frozenset({HOST.id}))
+    assert rule.verdict(demand, 1) == "cannot be used now: its engine does not answer"
+    assert rule.verdict(demand, 2) == "cannot be used now: their engines do not answer"
+    assert (rule.wanted(demand), rule.offered(demand, HOST, 8)) == ("a working one", "an engine that does not answer")
+    # The last two are what time changes by itself.
+    assert [rule.name for rule in RULES[-2:]] == ["engine", "free_gpus"]
+
+
+def test_a_cordon_is_told_apart_from_the_blacklist_of_an_account() -> None:
+    rule, demand = RULE["cordoned"], Demand(Requirements(), cordoned=frozenset({HOST.id}))
+    assert rule.verdict(demand, 1) == "is cordoned or drained by the operator"
+    assert rule.verdict(demand, 2) == "are cordoned or drained by the operator"
+    assert (rule.wanted(demand), rule.offered(demand, HOST, 8)) == ("none", "a cordon of the operator")
 
 
 def test_memory_that_only_just_misses_is_not_rounded_into_a_riddle() -> None:

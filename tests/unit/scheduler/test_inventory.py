@@ -27,8 +27,9 @@ def test_claims_of_retired_machines_and_of_gpus_that_are_gone_are_dropped() -> N
 
 
 def test_claiming_gives_the_next_snapshot_and_leaves_this_one_alone() -> None:
-    before = Inventory.of([machine(ONE)], {})
+    before = Inventory.of([machine(ONE)], {}, {ONE: frozenset({2})})
     after = before.claiming(ONE, (0, 3))
+    assert after.wanted_by_pool == before.wanted_by_pool
     assert after.free[ONE] == (1, 2)
     assert before.free[ONE] == (0, 1, 2, 3)
 

@@ -1,12 +1,13 @@
 """Placement in small worlds; the properties hold it to its promises in random ones."""
 
-from muster.model.container import Placement
+import dataclasses
+
 from muster.model.deployment import Requirements
 from muster.model.ids import ContainerId, MachineId
 from muster.model.machine import Machine
 from muster.model.quantity import GIB
 from muster.scheduler.inventory import Inventory
-from muster.scheduler.place import Request, Unplaceable, place
+from muster.scheduler.place import Placed, Request, Unplaceable, place
 from muster.scheduler.stock import Stock, fits, stock
 
 
@@ -26,7 +27,9 @@ def request(name: str, gpus: int = 1, *, avoid: str = "", blacklist: str = "") -
 def where(inventory: Inventory, *requests: Request) -> list[str]:
     """Say in short where each went: ``m1:0,1``, or ``-``."""
     return [
-        f"{outcome.machine_id}:{','.join(map(str, outcome.gpu_indices))}" if isinstance(outcome, Placement) else "-"
+        f"{outcome.placement.machine_id}:{','.join(map(str, outcome.placement.gpu_indices))}"
+        if isinstance(outcome, Placed)
+        else "-"
         for outcome in place(requests, inventory).outcomes
     ]
 
@@ -102,9 +105,27 @@ def test_stock_counts_single_gpus_and_fits_counts_containers() -> None:
     assert fits(inventory, Requirements(2, only_4090)) == 0
 
 
+def test_a_machine_that_cannot_be_used_takes_nothing_but_still_counts_as_owned() -> None:
+    inventory, broken = Inventory.of([machine("m1"), machine("m2")], {}), frozenset({MachineId("m1")})
+    assert fits(inventory, Requirements(2), unavailable=broken) == 2
+    assert stock(inventory, Requirements(), unavailable=broken) == (Stock("RTX 4090", 4, 8, "nvidia", "x86"),)
+
+
 def test_a_model_without_a_matching_machine_is_absent_and_a_busy_one_is_not() -> None:
     inventory = Inventory.of([machine("m1", gpus=1), machine("m2", model="L20")], {MachineId("m1"): frozenset({0})})
     assert stock(inventory, Requirements(gpu_names=frozenset({"RTX 4090"}))) == (
         Stock("RTX 4090", 0, 1, "nvidia", "x86"),
     )
     assert stock(inventory, Requirements(), frozenset({MachineId("m1"), MachineId("m2")})) == ()
+
+
+def test_a_saved_image_is_run_only_where_it_is_and_others_say_why() -> None:
+    inventory = Inventory.of([machine("m1", gpus=1), machine("m2", gpus=1)], {})
+    saved = dataclasses.replace(request("c"), image_holders=frozenset({MachineId("m2")}), is_image_saved=True)
+    assert where(inventory, saved, saved) == ["m2:0", "-"]
+    refused = place([saved, saved], inventory).outcomes[1]
+    assert isinstance(refused, Unplaceable)
+    assert refused.explanation.sentence() == (
+        "no machine fits: 2 considered; 1 does not hold the saved image, which is in no registry, 1 has fewer than"
+        " 1 GPU free; nearest is m2 with 0 of 1 GPU free (1 wanted)"
+    )

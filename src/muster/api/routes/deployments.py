@@ -5,14 +5,19 @@ from collections.abc import Iterable, Mapping
 from fastapi import APIRouter, Query
 
 from muster.api import convert, schemas, wanted
+from muster.api.audit import note
 from muster.api.auth import Caller, Deployer
 from muster.api.body import ObjectBodyRoute
+from muster.api.command import command_warnings, examined_spec
 from muster.api.context import Context, Ctx
 from muster.api.envelope import Envelope
+from muster.api.quota import check_quota
 from muster.errors import InvalidSpec
-from muster.model.deployment import Deployment
+from muster.model.container import Container
+from muster.model.deployment import Deployment, DeploymentSpec
 from muster.model.ids import DeploymentId, ImageUuid
 from muster.store.port import Transaction
+from muster.store.specs import spec_of
 
 router = APIRouter(prefix="/api/v1/dev/deployment", tags=["AutoDL"], route_class=ObjectBodyRoute)
 extension = APIRouter(prefix="/api/v1/muster/deployments", tags=["Muster"], route_class=ObjectBodyRoute)
@@ -21,17 +26,19 @@ extension = APIRouter(prefix="/api/v1/muster/deployments", tags=["Muster"], rout
 @router.post("")
 async def create_deployment(
     body: schemas.CreateDeployment, caller: Deployer, context: Ctx
-) -> Envelope[schemas.DeploymentUuid]:
+) -> Envelope[schemas.CreatedDeployment]:
     """Create a deployment; what does not fit yet waits for a machine."""
-    spec = convert.spec_from(body)
+    spec, warnings = await examined_spec(convert.spec_from(body))
     uuid, now = DeploymentId(context.random_hex(10)), context.clock.now()
 
     def work(tx: Transaction) -> None:
         wanted.check(tx, caller, spec)
+        check_quota(tx, caller.id, None, spec)
         tx.deployments.add(caller.id, uuid, spec, now)
+        note(tx, caller, "deployment.create", uuid, _summary(spec), now)
 
     await wanted.write(context.store, work)
-    return Envelope(data=schemas.DeploymentUuid(deployment_uuid=uuid))
+    return Envelope(data=schemas.CreatedDeployment(deployment_uuid=uuid, warnings=command_warnings(warnings)))
 
 
 @router.delete("")
@@ -44,7 +51,9 @@ async def delete_deployment(
         raise InvalidSpec("deployment_uuid", "is required")
 
     def work(tx: Transaction) -> None:
-        wanted.delete_deployment(tx, wanted.own_deployment(tx, caller, uuid), context.clock.now())
+        now, deployment = context.clock.now(), wanted.own_deployment(tx, caller, uuid)
+        wanted.delete_deployment(tx, deployment, now)
+        note(tx, caller, "deployment.delete", deployment.id, deployment.spec.name, now)
 
     await wanted.write(context.store, work)
     return Envelope(data=None)
@@ -77,8 +86,10 @@ async def set_replica_num(
     """Scale a ReplicaSet."""
 
     def work(tx: Transaction) -> None:
-        deployment = wanted.own_deployment(tx, caller, body.deployment_uuid)
-        wanted.scale(tx, deployment, body.replica_num, context.clock.now())
+        now, deployment = context.clock.now(), wanted.own_deployment(tx, caller, body.deployment_uuid)
+        wanted.scale(tx, deployment, body.replica_num, now)
+        said = f"{deployment.spec.name}: {deployment.spec.replica_num} to {body.replica_num}"
+        note(tx, caller, "deployment.scale", deployment.id, said, now)
 
     await wanted.write(context.store, work)
     return Envelope(data=schemas.DeploymentUuid(deployment_uuid=body.deployment_uuid))
@@ -87,12 +98,15 @@ async def set_replica_num(
 @router.put("/operate")
 @router.post("/operate", include_in_schema=False)
 async def operate_deployment(body: schemas.Operate, caller: Caller, context: Ctx) -> Envelope[None]:
-    """Stop a deployment with all its containers, for good."""
-    if (body.operate or body.operation) != "stop":
-        raise InvalidSpec("operate", "must be 'stop', the only operation")
+    """Stop a deployment with all its containers for good, or delete it."""
+    change = wanted.delete_deployment if convert.deletes(body) else wanted.stop_deployment
 
     def work(tx: Transaction) -> None:
-        wanted.stop_deployment(tx, wanted.own_deployment(tx, caller, body.deployment_uuid), context.clock.now())
+        now, deployment = context.clock.now(), wanted.own_deployment(tx, caller, body.deployment_uuid)
+        if deployment.is_wanted or convert.deletes(body):
+            change(tx, deployment, now)
+            action = "deployment.delete" if convert.deletes(body) else "deployment.stop"
+            note(tx, caller, action, deployment.id, deployment.spec.name, now)
 
     await wanted.write(context.store, work)
     return Envelope(data=None)
@@ -101,9 +115,14 @@ async def operate_deployment(body: schemas.Operate, caller: Caller, context: Ctx
 @extension.post("/check")
 async def check_deployment(body: schemas.CreateDeployment, caller: Deployer, context: Ctx) -> schemas.CheckedDeployment:
     """Judge a deployment without creating it; answers how it was understood."""
-    spec = convert.spec_from(body)
-    await context.store.read(lambda tx: wanted.check(tx, caller, spec))
-    return schemas.CheckedDeployment(spec=convert.spec_to_wire(spec))
+    spec, warnings = await examined_spec(convert.spec_from(body))
+
+    def work(tx: Transaction) -> None:
+        wanted.check(tx, caller, spec)
+        check_quota(tx, caller.id, None, spec)
+
+    await context.store.read(work)
+    return schemas.CheckedDeployment(spec=convert.spec_to_wire(spec), warnings=command_warnings(warnings))
 
 
 @extension.get("/{uuid}")
@@ -131,10 +150,18 @@ async def list_containers_of(
             for each in tx.containers.of_deployment(deployment.id, finished_limit=finished)
             if each.placement is not None
         )
-        rows = [convert.container_row(each, deployment.spec, context.zone) for each in placed]
+        rows = [_row(tx, each, deployment, context) for each in placed]
         return schemas.ContainerList(containers=rows)
 
     return await context.store.read(work)
+
+
+def _summary(spec: DeploymentSpec) -> str:
+    """Say what a new deployment is, without what may be secret."""
+    return (
+        f"{spec.name}: {spec.type.value}, {spec.replica_num} containers of {spec.requirements.gpu_num} GPUs,"
+        f" image {spec.image}"
+    )
 
 
 def _rows(tx: Transaction, deployments: Iterable[Deployment], context: Context) -> list[schemas.DeploymentRow]:
@@ -157,3 +184,8 @@ def _unplaced(tx: Transaction, deployment: Deployment, context: Context) -> list
         if each.placement is None
         for explanation in [context.explain(each.id)]
     ]
+
+
+def _row(tx: Transaction, container: Container, deployment: Deployment, context: Context) -> schemas.ContainerRow:
+    spec = spec_of(tx, container, deployment)
+    return convert.container_row(container, spec, context.reach.info(container, spec), context.zone)

@@ -27,10 +27,11 @@ from typing import Any
 from muster.cli.spec import values
 from muster.cli.spec.document import Document, Problem, Value, parse
 from muster.errors import InvalidSpec
-from muster.model.deployment import DeploymentType, HealthCheck
+from muster.model.deployment import DeploymentType, HealthCheck, ImagePull
 
 _TYPES = {each.value.lower(): each.value for each in DeploymentType}
 _PROTOCOLS = {"http": "http", "tcp": "tcp"}
+_PULLS = {each.value: each.value for each in ImagePull}
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_CHECK = frozenset({"none", "false", "no", "off"})
 
@@ -305,8 +306,10 @@ _HEALTH_CHECK: dict[str, _Field] = {
     "interval": _top("interval_seconds", values.duration, "2s"),
     "timeout": _top("timeout_seconds", values.duration, "2s"),
     "unhealthy_after": _top("unhealthy_after", values.positive, "3"),
+    "stalled_after": _top("stalled_after_seconds", values.duration, "10m"),
     "interval_seconds": _top("interval_seconds", values.duration, "2"),
     "timeout_seconds": _top("timeout_seconds", values.duration, "2"),
+    "stalled_after_seconds": _top("stalled_after_seconds", values.duration, "600"),
 }
 
 _SERVICE: dict[str, _Field] = {
@@ -314,9 +317,11 @@ _SERVICE: dict[str, _Field] = {
     "budgets": _budgets,
     "drain": _top("drain_seconds", values.duration, "30s"),
     "drain_grace": _top("drain_grace_seconds", values.duration, "5s"),
+    "ready_within": _top("ready_within_seconds", values.duration, "10m"),
     "health_check": _health_check,
     "drain_seconds": _top("drain_seconds", values.duration, "30"),
     "drain_grace_seconds": _top("drain_grace_seconds", values.duration, "5"),
+    "ready_within_seconds": _top("ready_within_seconds", values.duration, "600"),
 }
 
 _PORT_TWINS: dict[str, _Field] = {
@@ -326,6 +331,7 @@ _PORT_TWINS: dict[str, _Field] = {
 
 _TEMPLATE: dict[str, _Field] = {
     "image": _one("image_uuid", values.text, "the image's name or uuid"),
+    "pull": _one("image_pull", values.word(_PULLS), "missing or always"),
     "cmd": _one("cmd", values.text, "the command"),
     "cmd_before_shutdown": _one("cmd_before_shutdown", str, "the command"),
     "gpu": _gpu,
@@ -339,6 +345,7 @@ _TEMPLATE: dict[str, _Field] = {
     "reuse": _reuse,
     # AutoDL's own names
     "image_uuid": _one("image_uuid", values.text, "the image's uuid"),
+    "image_pull": _one("image_pull", values.word(_PULLS), "missing or always"),
     "gpu_name_set": _list("gpu_name_set", "the name of a GPU model"),
     "gpu_num": _one("gpu_num", values.positive, "1"),
     **{

@@ -77,7 +77,7 @@ class Document:
     def scalar(self, value: Value, right: str) -> str | None:
         """Return the characters of a single value; anything else is a problem, whose cure ``right`` shows."""
         if isinstance(value.node, yaml.ScalarNode) and not value.is_null:
-            return str(value.node.value)
+            return _whole(str(value.node.value))
         self.wrong(value, f"is {'empty' if value.is_null else value.kind}; write {right}")
         return None
 
@@ -92,7 +92,7 @@ class Document:
             if not isinstance(key, yaml.ScalarNode):
                 self.problems.append(Problem(_line(key), value.path, "a field's name must be a single word"))
                 continue
-            name = str(key.value)
+            name = _whole(str(key.value))
             found = Value(f"{value.path}.{name}" if value.path else name, _line(key), node)
             if name not in seen:
                 seen[name] = found
@@ -157,6 +157,11 @@ def _pairs(node: yaml.MappingNode, above: frozenset[int]) -> Iterator[tuple[tupl
         if isinstance(each, yaml.MappingNode) and id(each) not in above:
             for pair, _ in _pairs(each, above | {id(node)}):
                 yield pair, True
+
+
+def _whole(text: str) -> str:
+    """Join surrogate pairs: JSON writes a character beyond the first 65,536 as two escapes, YAML reads them as two."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _line(node: yaml.Node) -> int:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from muster.errors import StoreUnavailable
 
-HEAD = "0001"
+HEAD = "0006"
 """The newest revision."""
 
 _REVISION = sa.text("SELECT version_num FROM alembic_version")

@@ -17,6 +17,7 @@ from muster.model.deployment import (
     DeploymentSpec,
     DeploymentType,
     HealthCheck,
+    ImagePull,
     PortProtocol,
     Requirements,
     ReuseScope,
@@ -46,6 +47,7 @@ def spec_to_json(spec: DeploymentSpec) -> Json:
         "protocols": {str(port): protocol.value for port, protocol in spec.protocols.items()},
         "reuse_container": spec.reuse_container,
         "reuse_scope": spec.reuse_scope.value,
+        "image_pull": spec.image_pull.value,
         "service": _service_to_json(spec.service),
     }
 
@@ -69,6 +71,7 @@ def spec_from_json(stored: Json) -> DeploymentSpec:
         ),
         reuse_container=stored["reuse_container"],
         reuse_scope=ReuseScope(stored["reuse_scope"]),
+        image_pull=ImagePull(stored.get("image_pull", ImagePull.MISSING)),
         service=_service_from_json(stored["service"]),
     )
 
@@ -81,6 +84,16 @@ def addresses_to_json(addresses: Mapping[int, Address]) -> Json:
 def addresses_from_json(stored: Json) -> Mapping[int, Address]:
     """Read stored addresses."""
     return MappingProxyType({int(port): Address(host, number) for port, (host, number) in stored.items()})
+
+
+def ports_to_json(ports: Mapping[int, int]) -> Json:
+    """Return the stored form of the ingress's ports of a container."""
+    return {str(port): listen_port for port, listen_port in ports.items()}
+
+
+def ports_from_json(stored: Json) -> Mapping[int, int]:
+    """Read stored ports of the ingress."""
+    return MappingProxyType({int(port): int(listen_port) for port, listen_port in stored.items()})
 
 
 def _requirements_to_json(requirements: Requirements) -> Json:
@@ -118,6 +131,7 @@ def _service_to_json(service: ServiceSpec) -> Json:
         "budgets": dict(service.budgets),
         "drain_seconds": service.drain_seconds,
         "drain_grace_seconds": service.drain_grace_seconds,
+        "ready_within_seconds": service.ready_within_seconds,
         "health_check": None
         if check is None
         else {
@@ -126,6 +140,7 @@ def _service_to_json(service: ServiceSpec) -> Json:
             "interval_seconds": check.interval_seconds,
             "timeout_seconds": check.timeout_seconds,
             "unhealthy_after": check.unhealthy_after,
+            "stalled_after_seconds": check.stalled_after_seconds,
         },
     }
 
@@ -137,6 +152,7 @@ def _service_from_json(stored: Json) -> ServiceSpec:
         budgets=MappingProxyType(stored["budgets"]),
         drain_seconds=stored["drain_seconds"],
         drain_grace_seconds=stored["drain_grace_seconds"],
+        ready_within_seconds=stored.get("ready_within_seconds", 600.0),
         health_check=None
         if check is None
         else HealthCheck(
@@ -145,5 +161,6 @@ def _service_from_json(stored: Json) -> ServiceSpec:
             interval_seconds=check["interval_seconds"],
             timeout_seconds=check["timeout_seconds"],
             unhealthy_after=check["unhealthy_after"],
+            stalled_after_seconds=check.get("stalled_after_seconds", 600.0),
         ),
     )

@@ -12,15 +12,17 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from muster.errors import Conflict, StaleWrite
-from muster.model.container import Container, ContainerStatus
-from muster.model.deployment import Deployment
-from muster.model.ids import ContainerId, ContainerUuid, DeploymentId, MachineId
+from muster.model.container import Container, ContainerStatus, Reason
+from muster.model.deployment import Deployment, DeploymentType
+from muster.model.ids import AccountId, ContainerId, ContainerUuid, DeploymentId, MachineId
 from muster.model.quantity import Range
-from muster.store.port import ContainerQuery, Page
+from muster.store.port import ContainerQuery, Page, ReuseFigures
+from muster.store.sql.figures import keep_figures, reuse_figures
+from muster.store.sql.listen_ports import PortClaims
 from muster.store.sql.paging import page
 from muster.store.sql.rows import Values, container_from_row, container_to_row
 from muster.store.sql.session import Session
-from muster.store.sql.tables import containers, gpu_claims
+from muster.store.sql.tables import UtcTime, containers, deployment_versions, deployments, gpu_claims
 
 _IS_UNFINISHED = containers.c.finished_at.is_(None)
 IS_LIVE = sa.and_(
@@ -53,6 +55,88 @@ _ON_MACHINES = (
     .where(containers.c.released_at.is_(None), containers.c.machine_id.is_not(None))
     .order_by(containers.c.number)
 )
+_ENDED_SINCE = (
+    sa.select(containers)
+    .where(containers.c.finished_at > sa.bindparam("moment", type_=UtcTime), containers.c.machine_id.is_not(None))
+    .order_by(containers.c.finished_at, containers.c.number)
+)
+_POOLED = (
+    sa.select(containers)
+    .where(containers.c.is_pooled.is_(True))
+    .order_by(containers.c.stopped_at.desc(), containers.c.number.desc())
+)
+_POOLED_OF = _POOLED.where(containers.c.account_id == sa.bindparam("account"))
+_TAKER_OF = (
+    sa.select(containers)
+    .where(containers.c.reused_from == sa.bindparam("key"), containers.c.released_at.is_(None))
+    .order_by(containers.c.number.desc())
+)
+_UNFINISHED_COUNTS = (
+    sa.select(containers.c.status, sa.func.count().label("total")).where(_IS_UNFINISHED).group_by(containers.c.status)
+)
+IS_COMPLETED = sa.and_(
+    containers.c.finished_at.is_not(None),
+    containers.c.started_at.is_not(None),
+    containers.c.stop_reason.is_(None),
+    containers.c.reason.in_([Reason.COMPLETED.value, Reason.ERROR.value, Reason.OOM_KILLED.value]),
+)
+"""``Container.is_completed`` as a condition."""
+_COMPLETED = (
+    sa.select(sa.func.count()).select_from(containers).where(containers.c.deployment_id == sa.bindparam("key"))
+).where(IS_COMPLETED)
+_PRUNED_COMPLETED = sa.select(deployments.c.pruned_completed).where(deployments.c.id == sa.bindparam("key"))
+_WAS_GOOD = (
+    sa.exists()
+    .where(
+        deployment_versions.c.deployment_id == containers.c.deployment_id,
+        deployment_versions.c.name == containers.c.version,
+        sa.or_(
+            deployment_versions.c.good_at.is_not(None),
+            deployment_versions.c.spec["type"].as_string() != DeploymentType.REPLICA_SET.value,
+        ),
+    )
+    .correlate(containers)
+)
+"""A version that never proved itself may be to blame for its failures, wherever they were; Jobs prove nothing."""
+_IS_OUTSIDE = containers.c.reason.in_([reason.value for reason in Reason if reason.is_outside])
+_FAILURES = (
+    sa.select(containers.c.machine_id, containers.c.reason, sa.func.count().label("total"))
+    .where(
+        containers.c.finished_at >= sa.bindparam("since", type_=UtcTime),
+        containers.c.machine_id.is_not(None),
+        containers.c.reason.is_not(None),
+        containers.c.reason.not_in([reason.value for reason in Reason if reason.is_intended]),
+        containers.c.reason != Reason.COMPLETED.value,
+        sa.or_(_IS_OUTSIDE, _WAS_GOOD),
+    )
+    .group_by(containers.c.machine_id, containers.c.reason)
+)
+_FAILURES_OF = _FAILURES.where(containers.c.account_id == sa.bindparam("account"))
+_TAKERS = containers.alias("takers")
+_PRUNABLE = (
+    sa.select(
+        containers.c.number,
+        containers.c.account_id,
+        containers.c.deployment_id,
+        containers.c.machine_id,
+        sa.case((IS_COMPLETED, 1), else_=0).label("is_completed"),
+    )
+    .where(
+        containers.c.released_at < sa.bindparam("before", type_=UtcTime),
+        ~sa.exists().where(_TAKERS.c.reused_from == containers.c.uuid, _TAKERS.c.released_at.is_(None)),
+    )
+    .order_by(containers.c.released_at, containers.c.number)
+    .limit(sa.bindparam("at_most"))
+)
+_PRUNE = sa.delete(containers).where(containers.c.number.in_(sa.bindparam("numbers", expanding=True)))
+_COUNT_PRUNED = (
+    sa.update(deployments)
+    .where(deployments.c.id == sa.bindparam("key"))
+    .values(
+        pruned_finished=deployments.c.pruned_finished + sa.bindparam("finished"),
+        pruned_completed=deployments.c.pruned_completed + sa.bindparam("completed"),
+    )
+)
 _CLAIMS = sa.select(gpu_claims.c.machine_id, gpu_claims.c.gpu_index)
 _CLAIMS_OF = _CLAIMS.where(gpu_claims.c.container_id == sa.bindparam("key"))
 _CLAIM = sa.insert(gpu_claims)
@@ -68,13 +152,13 @@ class SqlContainers:
         self._session = session
 
     def add(self, deployment: Deployment, container_id: ContainerId, now: datetime.datetime) -> Container:
-        """Write a wanted, unplaced container of the deployment's version."""
+        """Write a wanted, unplaced container of the deployment's target version."""
         container = Container(
             id=container_id,
             number=0,
             account_id=deployment.account_id,
             deployment_id=deployment.id,
-            version=deployment.version,
+            version=deployment.target_version,
             created_at=now,
             updated_at=now,
         )
@@ -107,21 +191,22 @@ class SqlContainers:
         """Write all but identity if ``revision`` is current."""
         held = {(row.machine_id, row.gpu_index) for row in self._session.rows(_CLAIMS_OF, {"key": container.id})}
         wanted = _wanted_claims(container)
-        if held == wanted:
+        ports = PortClaims(self._session, container)
+        if held == wanted and not ports.has_changed:
             self._write(container)
         else:
             with self._session.all_or_nothing():
                 self._write(container)
                 self._claim(container, given_up=held - wanted, taken=wanted - held)
+                ports.write()
         self._session.touched(deployment=container.deployment_id, container=container.id)
         return replace(container, revision=container.revision + 1)
 
     def of_deployment(self, deployment_id: DeploymentId, *, finished_limit: int = 50) -> Sequence[Container]:
         """Return all unfinished ones and the most recently finished, oldest first."""
-        rows = [
-            *self._session.rows(_UNFINISHED_OF, {"key": deployment_id}),
-            *self._session.rows(_FINISHED_OF, {"key": deployment_id, "at_most": finished_limit}),
-        ]
+        rows = list(self._session.rows(_UNFINISHED_OF, {"key": deployment_id}))
+        if finished_limit:
+            rows += self._session.rows(_FINISHED_OF, {"key": deployment_id, "at_most": finished_limit})
         return sorted(map(container_from_row, rows), key=lambda container: container.number)
 
     def find(self, query: ContainerQuery) -> Page[Container]:
@@ -135,6 +220,11 @@ class SqlContainers:
             read=container_from_row,
         )
 
+    def ended_since(self, moment: datetime.datetime) -> Sequence[Container]:
+        """Return the placed containers whose life ended after that, oldest first."""
+        rows = self._session.rows(_ENDED_SINCE, {"moment": moment})
+        return [container_from_row(row) for row in rows]
+
     def unplaced(self) -> Sequence[Container]:
         """Return all that wait for a machine, oldest first."""
         return [container_from_row(row) for row in self._session.rows(_UNPLACED)]
@@ -142,6 +232,65 @@ class SqlContainers:
     def on_machines(self) -> Sequence[Container]:
         """Return every placed container that is not released yet, oldest first."""
         return [container_from_row(row) for row in self._session.rows(_ON_MACHINES)]
+
+    def pooled(self, account_id: AccountId | None = None) -> Sequence[Container]:
+        """Return what is in the reuse pool, most recently stopped first."""
+        if account_id is None:
+            rows = self._session.rows(_POOLED)
+        else:
+            rows = self._session.rows(_POOLED_OF, {"account": account_id})
+        return [container_from_row(row) for row in rows]
+
+    def completed(self, deployment_id: DeploymentId) -> int:
+        """Count those that ran and came to their own end, pruned ones included."""
+        kept = self._session.number(_COMPLETED, {"key": deployment_id})
+        return kept + self._session.number(_PRUNED_COMPLETED, {"key": deployment_id})
+
+    def failures(
+        self, since: datetime.datetime, account_id: AccountId | None = None
+    ) -> Mapping[MachineId, Mapping[Reason, int]]:
+        """Count by machine and reason what ended since then in a way that nobody wanted."""
+        if account_id is None:
+            rows = self._session.rows(_FAILURES, {"since": since})
+        else:
+            rows = self._session.rows(_FAILURES_OF, {"since": since, "account": account_id})
+        found: dict[MachineId, dict[Reason, int]] = {}
+        for row in rows:
+            found.setdefault(row.machine_id, {})[Reason(row.reason)] = row.total
+        return found
+
+    def prune(self, before: datetime.datetime, at_most: int) -> int:
+        """Forget the oldest containers that were released before then; their deployment still counts them."""
+        rows = self._session.rows(_PRUNABLE, {"before": before, "at_most": at_most})
+        if not rows:
+            return 0
+        numbers = [row.number for row in rows]
+        keep_figures(self._session, {row.account_id for row in rows}, numbers)
+        counts: dict[DeploymentId, list[int]] = {}
+        for row in rows:
+            count = counts.setdefault(row.deployment_id, [0, 0])
+            count[0] += row.machine_id is not None
+            count[1] += row.is_completed
+        for deployment_id, (finished, completed) in counts.items():
+            values = {"key": deployment_id, "finished": finished, "completed": completed}
+            self._session.change(_COUNT_PRUNED, values)
+        return self._session.change(_PRUNE, {"numbers": numbers}).rowcount
+
+    def taker_of(self, uuid: ContainerUuid) -> Container | None:
+        """Return the unreleased container that took this one over, or is about to."""
+        row = self._session.row(_TAKER_OF, {"key": uuid})
+        return None if row is None else container_from_row(row)
+
+    def reuse_figures(self, account_id: AccountId | None = None) -> ReuseFigures:
+        """Count the starts of an account, or of all, and what reuse saved."""
+        return reuse_figures(self._session, account_id)
+
+    def unfinished_counts(self) -> Mapping[ContainerStatus | None, int]:
+        """Count all whose life is not over, by status."""
+        return {
+            None if row.status is None else ContainerStatus(row.status): row.total
+            for row in self._session.rows(_UNFINISHED_COUNTS)
+        }
 
     def claims(self) -> Mapping[MachineId, frozenset[int]]:
         """Return the GPU indices that are taken, by machine."""

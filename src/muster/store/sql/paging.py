@@ -20,8 +20,10 @@ def page(
     order: sa.Column[int],
     window: Window,
     read: Callable[[AnyRow], Item],
+    total: int | None = None,
 ) -> Page[Item]:
-    """Ask twice in one transaction: the window and the total are of the same state."""
-    total = session.number(sa.select(sa.func.count()).select_from(table).where(*where))
+    """Ask twice in one transaction: the window and the total, unless it is known, are of the same state."""
+    if total is None:
+        total = session.number(sa.select(sa.func.count()).select_from(table).where(*where))
     rows = session.rows(sa.select(table).where(*where).order_by(order.desc()).offset(window.offset).limit(window.limit))
     return Page(items=[read(row) for row in rows], total=total)

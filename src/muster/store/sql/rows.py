@@ -9,12 +9,14 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from muster.model.account import Account, Role
-from muster.model.container import Container, ContainerStatus, Placement, Reason, StopRequest
-from muster.model.deployment import Deployment, DeploymentStatus
+from muster.model.account import Account, Quota, Role, Token
+from muster.model.audit import AuditEntry, NewAuditEntry
+from muster.model.blacklist import BlacklistEntry
+from muster.model.container import Container, ContainerStatus, DrainStep, Placement, Reason, StopRequest
+from muster.model.deployment import Deployment, DeploymentStatus, Version
 from muster.model.event import Event, EventKind, NewEvent
-from muster.model.image import Image
-from muster.model.machine import Machine
+from muster.model.image import Image, ImageStatus
+from muster.model.machine import Drain, Machine, MachineState
 from muster.store.sql import codec
 
 AnyRow = Row[*tuple[Any, ...]]
@@ -23,7 +25,26 @@ Values = dict[str, Any]
 
 def account_from_row(row: AnyRow) -> Account:
     """Read an account."""
-    return Account(id=row.id, name=row.name, role=Role(row.role), created_at=row.created_at)
+    return Account(
+        id=row.id,
+        name=row.name,
+        role=Role(row.role),
+        created_at=row.created_at,
+        quota=Quota(row.quota_gpu_num, row.quota_container_num),
+    )
+
+
+def token_from_row(row: AnyRow) -> Token:
+    """Read what is known of a token."""
+    return Token(
+        id=row.hash[:10],
+        account_id=row.account_id,
+        prefix=row.prefix,
+        name=row.name,
+        created_at=row.created_at,
+        last_used_at=row.last_used_at,
+        expires_at=row.expires_at,
+    )
 
 
 def deployment_from_row(row: AnyRow) -> Deployment:
@@ -40,6 +61,9 @@ def deployment_from_row(row: AnyRow) -> Deployment:
         edited_at=row.edited_at,
         stopped_at=row.stopped_at,
         deleted_at=row.deleted_at,
+        stable_version=row.stable_version,
+        is_paused=row.is_paused,
+        failure=row.failure,
         revision=row.revision,
     )
 
@@ -55,7 +79,23 @@ def deployment_to_row(deployment: Deployment) -> Values:
         "edited_at": deployment.edited_at,
         "stopped_at": deployment.stopped_at,
         "deleted_at": deployment.deleted_at,
+        "stable_version": deployment.stable_version,
+        "is_paused": deployment.is_paused,
+        "failure": deployment.failure,
     }
+
+
+def version_from_row(row: AnyRow) -> Version:
+    """Read a version of a deployment."""
+    return Version(
+        deployment_id=row.deployment_id,
+        name=row.name,
+        number=row.number,
+        spec=codec.spec_from_json(row.spec),
+        created_at=row.created_at,
+        replaces_all=row.replaces_all,
+        good_at=row.good_at,
+    )
 
 
 def container_from_row(row: AnyRow) -> Container:
@@ -72,6 +112,11 @@ def container_from_row(row: AnyRow) -> Container:
         stop=_stop_from_row(row),
         placement=_placement_from_row(row),
         uuid=row.uuid,
+        image=row.image_uuid,
+        image_reference=row.image_reference,
+        image_digest=row.image_digest,
+        reused_from=row.reused_from,
+        placed_at=row.placed_at,
         status=None if row.status is None else ContainerStatus(row.status),
         addresses=codec.addresses_from_json(row.addresses),
         is_ready=row.is_ready,
@@ -81,6 +126,15 @@ def container_from_row(row: AnyRow) -> Container:
         started_at=row.started_at,
         stopped_at=row.stopped_at,
         released_at=row.released_at,
+        is_pooled=row.is_pooled,
+        discard_at=row.discard_at,
+        ready_at=row.ready_at,
+        listen_ports=codec.ports_from_json(row.listen_ports),
+        ssh_port=row.ssh_port,
+        host_address=row.host_address,
+        password=row.password,
+        password_hash=row.password_hash,
+        drain=DrainStep(row.drain),
         revision=row.revision,
     )
 
@@ -94,6 +148,11 @@ def container_to_row(container: Container) -> Values:
         **_stop_to_row(container.stop),
         **_placement_to_row(container.placement),
         "uuid": container.uuid,
+        "image_uuid": container.image,
+        "image_reference": container.image_reference,
+        "image_digest": container.image_digest,
+        "reused_from": container.reused_from,
+        "placed_at": container.placed_at,
         "status": None if container.status is None else container.status.value,
         "addresses": codec.addresses_to_json(container.addresses),
         "is_ready": container.is_ready,
@@ -104,6 +163,15 @@ def container_to_row(container: Container) -> Values:
         "stopped_at": container.stopped_at,
         "released_at": container.released_at,
         "finished_at": _finished_at(container),
+        "is_pooled": container.is_pooled,
+        "discard_at": container.discard_at,
+        "ready_at": container.ready_at,
+        "listen_ports": codec.ports_to_json(container.listen_ports),
+        "ssh_port": container.ssh_port,
+        "host_address": container.host_address,
+        "password": container.password,
+        "password_hash": container.password_hash,
+        "drain": container.drain.value,
     }
 
 
@@ -122,6 +190,7 @@ def machine_from_row(row: AnyRow) -> Machine:
         address=row.address,
         chip_corp=row.chip_corp,
         cpu_arch=row.cpu_arch,
+        devices=tuple(row.devices),
     )
 
 
@@ -139,6 +208,58 @@ def machine_to_row(machine: Machine) -> Values:
         "address": machine.address,
         "chip_corp": machine.chip_corp,
         "cpu_arch": machine.cpu_arch,
+        "devices": list(machine.devices),
+    }
+
+
+def machine_state_from_row(row: AnyRow) -> MachineState:
+    """Read what is thought of a machine."""
+    return MachineState(
+        problem=row.problem,
+        unreachable_since=row.unreachable_since,
+        lost_at=row.lost_at,
+        is_cordoned=row.is_cordoned,
+        drain=Drain(row.drain),
+    )
+
+
+def blacklist_entry_from_row(row: AnyRow) -> BlacklistEntry:
+    """Read an account's ban of a machine."""
+    return BlacklistEntry(
+        account_id=row.account_id,
+        machine_id=row.machine_id,
+        data_center=row.data_center,
+        comment=row.comment,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        expires_at=row.expires_at,
+    )
+
+
+def audit_entry_from_row(row: AnyRow) -> AuditEntry:
+    """Read an entry of the audit log."""
+    return AuditEntry(
+        id=row.id,
+        account_id=row.account_id,
+        actor=row.actor,
+        token_id=row.token_id,
+        action=row.action,
+        target=row.target,
+        detail=row.detail,
+        created_at=row.created_at,
+    )
+
+
+def audit_entry_to_row(entry: NewAuditEntry) -> Values:
+    """Return an entry's columns but for the id, which the log gives."""
+    return {
+        "account_id": entry.account_id,
+        "actor": entry.actor,
+        "token_id": entry.token_id,
+        "action": entry.action,
+        "target": entry.target,
+        "detail": entry.detail,
+        "created_at": entry.created_at,
     }
 
 
@@ -152,7 +273,24 @@ def image_from_row(row: AnyRow) -> Image:
         reference=row.reference,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        digest=row.digest,
+        status=ImageStatus(row.status),
+        message=row.message,
+        source_container=row.source_container,
     )
+
+
+def image_to_row(image: Image) -> Values:
+    """Return the columns of an image that an update may write."""
+    return {
+        "name": image.name,
+        "reference": image.reference,
+        "updated_at": image.updated_at,
+        "digest": image.digest,
+        "status": image.status.value,
+        "message": image.message,
+        "source_container": image.source_container,
+    }
 
 
 def event_from_row(row: AnyRow) -> Event:

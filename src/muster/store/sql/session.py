@@ -15,7 +15,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import CursorResult
 
 from muster.errors import Conflict, StoreError, StoreUnavailable
-from muster.model.ids import ContainerId, DeploymentId
+from muster.model.ids import AccountId, ContainerId, DeploymentId, ImageUuid
 from muster.store.port import Changes
 from muster.store.sql.rows import AnyRow
 
@@ -59,13 +59,23 @@ class Session:
         self._deployments: set[DeploymentId] = set()
         self._containers: set[ContainerId] = set()
         self._has_events = False
+        self._has_machines = False
+        self._images: set[ImageUuid] = set()
+        self._accounts: set[AccountId] = set()
 
     @property
     def changes(self) -> Changes | None:
         """What was written so far; ``None`` when nothing was."""
         if not self._has_written:
             return None
-        return Changes(frozenset(self._deployments), frozenset(self._containers), self._has_events)
+        return Changes(
+            deployments=frozenset(self._deployments),
+            containers=frozenset(self._containers),
+            images=frozenset(self._images),
+            accounts=frozenset(self._accounts),
+            has_events=self._has_events,
+            has_machines=self._has_machines,
+        )
 
     def rows(self, statement: sa.Executable, values: Mapping[str, Any] | None = None) -> Sequence[AnyRow]:
         """Return all rows of a query."""
@@ -118,11 +128,23 @@ class Session:
             yield
 
     def touched(
-        self, *, deployment: DeploymentId | None = None, container: ContainerId | None = None, event: bool = False
+        self,
+        *,
+        deployment: DeploymentId | None = None,
+        container: ContainerId | None = None,
+        event: bool = False,
+        machine: bool = False,
+        image: ImageUuid | None = None,
+        account: AccountId | None = None,
     ) -> None:
         """Note for the listeners what a write was about."""
         if deployment is not None:
             self._deployments.add(deployment)
         if container is not None:
             self._containers.add(container)
+        if image is not None:
+            self._images.add(image)
+        if account is not None:
+            self._accounts.add(account)
         self._has_events = self._has_events or event
+        self._has_machines = self._has_machines or machine

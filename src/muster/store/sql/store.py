@@ -23,13 +23,20 @@ from muster.errors import StoreUnavailable
 from muster.store.migrations import upgrade
 from muster.store.port import Changes, Transaction
 from muster.store.sql.accounts import SqlAccounts
+from muster.store.sql.audit import SqlAudit
+from muster.store.sql.blacklist import SqlBlacklist
 from muster.store.sql.containers import SqlContainers
+from muster.store.sql.credentials import SqlCredentials
 from muster.store.sql.deployments import SqlDeployments
 from muster.store.sql.engine import open_reader, open_writer
 from muster.store.sql.events import SqlEvents
+from muster.store.sql.held_images import SqlHeldImages
 from muster.store.sql.images import SqlImages
+from muster.store.sql.listen_ports import SqlListenPorts
 from muster.store.sql.machines import SqlMachines
+from muster.store.sql.prewarms import SqlPrewarms
 from muster.store.sql.session import Session, converted, first_line
+from muster.store.sql.ssh_keys import SqlSshKeys
 
 T = TypeVar("T")
 
@@ -46,7 +53,14 @@ class SqlTransaction:
         self.containers = SqlContainers(session)
         self.machines = SqlMachines(session)
         self.images = SqlImages(session)
+        self.held_images = SqlHeldImages(session)
+        self.prewarms = SqlPrewarms(session)
+        self.credentials = SqlCredentials(session)
         self.events = SqlEvents(session)
+        self.blacklist = SqlBlacklist(session)
+        self.audit = SqlAudit(session)
+        self.listen_ports = SqlListenPorts(session)
+        self.ssh_keys = SqlSshKeys(session)
 
 
 class SqlStore:

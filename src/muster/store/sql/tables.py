@@ -9,7 +9,8 @@ while a container's life lasts. The second makes *unfinished* something that an 
 
 ``events.container_id`` is no foreign key on purpose: the log is pruned by itself, not with the rows it speaks of.
 ``event_horizon`` is one row that remembers how far the log was pruned; a gap in the ids would prove nothing, because
-a sequence leaves gaps too. Schema changes are made here and in a new migration; a test compares the two.
+a sequence leaves gaps too. ``event_counts`` is kept beside the log because a list tells how long it is, and counting a
+million rows takes 50 ms. Schema changes are made here and in a new migration; a test compares the two.
 """
 
 import datetime
@@ -70,6 +71,9 @@ accounts = sa.Table(
     sa.Column("name", sa.String, nullable=False, unique=True),
     sa.Column("role", sa.String, nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
+    # Quota: null where there is none
+    sa.Column("quota_gpu_num", sa.Integer),
+    sa.Column("quota_container_num", sa.Integer),
 )
 
 tokens = sa.Table(
@@ -79,6 +83,10 @@ tokens = sa.Table(
     _owner(nullable=False),
     sa.Column("prefix", sa.String, nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("name", sa.String, nullable=False, server_default=""),
+    sa.Column("last_used_at", UtcTime),
+    sa.Column("expires_at", UtcTime),
+    sa.Index(None, "account_id", "created_at"),
 )
 
 deployments = sa.Table(
@@ -97,9 +105,35 @@ deployments = sa.Table(
     sa.Column("stopped_at", UtcTime),
     sa.Column("deleted_at", UtcTime),
     sa.Column("revision", sa.Integer, nullable=False),
+    # the rollout of the present version
+    sa.Column("stable_version", sa.String),
+    sa.Column("is_paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("failure", sa.String, nullable=False, server_default=""),
+    # what is no longer among the containers, but still counts
+    sa.Column("pruned_finished", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("pruned_completed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("pruned_starts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("pruned_reuses", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("pruned_seconds_saved", sa.Float, nullable=False, server_default="0"),
     sa.Index(None, "account_id", "number"),
     sa.Index(None, "account_id", "name", "number"),
     sa.Index(None, "status", "number"),
+)
+
+deployment_versions = sa.Table(
+    "deployment_versions",
+    metadata,
+    sa.Column("deployment_id", sa.String, sa.ForeignKey("deployments.id"), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    _owner(nullable=False),
+    # counts from 1 in each deployment
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("spec", sa.JSON, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("replaces_all", sa.Boolean, nullable=False, server_default=sa.false()),
+    # when it first proved itself
+    sa.Column("good_at", UtcTime),
+    sa.Index(None, "deployment_id", "number"),
 )
 
 containers = sa.Table(
@@ -128,6 +162,11 @@ containers = sa.Table(
     sa.Column("memory_bytes", sa.BigInteger),
     sa.Column("price_milliyuan", sa.Integer),
     sa.Column("uuid", sa.String, unique=True),
+    sa.Column("image_uuid", sa.String),
+    sa.Column("image_reference", sa.String, nullable=False, server_default=""),
+    sa.Column("image_digest", sa.String, nullable=False, server_default=""),
+    sa.Column("reused_from", sa.String),
+    sa.Column("placed_at", UtcTime),
     # what was seen
     sa.Column("status", sa.String),
     sa.Column("addresses", sa.JSON, nullable=False),
@@ -139,13 +178,58 @@ containers = sa.Table(
     sa.Column("stopped_at", UtcTime),
     sa.Column("released_at", UtcTime),
     sa.Column("finished_at", UtcTime),
+    # what becomes of its remains
+    sa.Column("is_pooled", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("discard_at", UtcTime),
+    sa.Column("ready_at", UtcTime),
+    # how it is reached through the ingress
+    sa.Column("listen_ports", sa.JSON, nullable=False, server_default="{}"),
+    sa.Column("ssh_port", sa.Integer),
+    sa.Column("host_address", sa.String, nullable=False, server_default=""),
+    sa.Column("password", sa.String, nullable=False, server_default=""),
+    sa.Column("password_hash", sa.String, nullable=False, server_default=""),
+    sa.Column("drain", sa.String, nullable=False, server_default="none"),
     sa.Column("revision", sa.Integer, nullable=False),
+    sa.Index(None, "is_pooled", "account_id", "number"),
+    sa.Index(None, "reused_from"),
     sa.Index(None, "account_id", "number"),
     sa.Index(None, "account_id", "deployment_id", "number"),
     sa.Index(None, "deployment_id", "status"),
     sa.Index(None, "deployment_id", "finished_at", "number"),
     sa.Index(None, "finished_at", "number"),
     sa.Index(None, "released_at", "number"),
+)
+
+# pruned starts without reuse: what the seconds that reuse saves are held against
+fresh_starts = sa.Table(
+    "fresh_starts",
+    metadata,
+    sa.Column("account_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("image_uuid", sa.String, primary_key=True),
+    sa.Column("image_reference", sa.String, primary_key=True),
+    sa.Column("starts", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
+
+# every port of the ingress that was ever given to a container; freed_at is since when nobody has it
+listen_ports = sa.Table(
+    "listen_ports",
+    metadata,
+    sa.Column("port", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("container_id", sa.String),
+    sa.Column("freed_at", UtcTime),
+    sa.Index(None, "container_id"),
+    sa.Index(None, "freed_at"),
+)
+
+ssh_keys = sa.Table(
+    "ssh_keys",
+    metadata,
+    sa.Column("account_id", sa.Integer, sa.ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    sa.Column("fingerprint", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("key", sa.String, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
 )
 
 gpu_claims = sa.Table(
@@ -175,6 +259,27 @@ machines = sa.Table(
     sa.Column("chip_corp", sa.String, nullable=False),
     sa.Column("cpu_arch", sa.String, nullable=False),
     sa.Column("is_retired", sa.Boolean, nullable=False),
+    sa.Column("devices", sa.JSON, nullable=False, server_default="[]"),
+    # why its engine cannot be used, empty while it can
+    sa.Column("problem", sa.String, nullable=False, server_default=""),
+    sa.Column("unreachable_since", UtcTime),
+    sa.Column("lost_at", UtcTime),
+    sa.Column("is_cordoned", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("drain", sa.String, nullable=False, server_default="none"),
+    sa.Index(None, "drain"),
+    sa.Index(None, "lost_at"),
+)
+
+blacklist = sa.Table(
+    "blacklist",
+    metadata,
+    _owner(primary_key=True, autoincrement=False),
+    sa.Column("machine_id", sa.String, primary_key=True),
+    sa.Column("data_center", sa.String, nullable=False),
+    sa.Column("comment", sa.String, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("updated_at", UtcTime, nullable=False),
+    sa.Column("expires_at", UtcTime, nullable=False),
 )
 
 images = sa.Table(
@@ -187,7 +292,44 @@ images = sa.Table(
     sa.Column("reference", sa.String, nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("updated_at", UtcTime, nullable=False),
+    sa.Column("digest", sa.String, nullable=False, server_default=""),
+    sa.Column("status", sa.String, nullable=False, server_default="finished"),
+    sa.Column("message", sa.String, nullable=False, server_default=""),
+    sa.Column("source_container", sa.String),
     sa.Index(None, "account_id", "number"),
+)
+
+held_images = sa.Table(
+    "held_images",
+    metadata,
+    sa.Column("machine_id", sa.String, primary_key=True),
+    sa.Column("reference", sa.String, primary_key=True),
+    _owner(),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Index(None, "reference"),
+)
+
+prewarms = sa.Table(
+    "prewarms",
+    metadata,
+    sa.Column("image_uuid", sa.String, primary_key=True),
+    sa.Column("machine_id", sa.String, primary_key=True),
+    _owner(nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("message", sa.String, nullable=False),
+    sa.Column("updated_at", UtcTime, nullable=False),
+    sa.Index(None, "state"),
+)
+
+registry_credentials = sa.Table(
+    "registry_credentials",
+    metadata,
+    _owner(primary_key=True, autoincrement=False),
+    sa.Column("registry", sa.String, primary_key=True),
+    # encrypted with a key that is not in the database
+    sa.Column("sealed", sa.String, nullable=False),
+    sa.Column("updated_at", UtcTime, nullable=False),
 )
 
 events = sa.Table(
@@ -212,9 +354,34 @@ events = sa.Table(
     sqlite_autoincrement=True,  # an id is never given twice, also after the newest event was pruned
 )
 
+event_counts = sa.Table(
+    "event_counts",
+    metadata,
+    sa.Column("account_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("deployment_id", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, primary_key=True),
+    sa.Column("total", sa.Integer, nullable=False),
+)
+
 event_horizon = sa.Table(
     "event_horizon",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("pruned_through", _EventId, nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", _EventId, primary_key=True, autoincrement=True),
+    sa.Column("account_id", sa.Integer, nullable=False),
+    sa.Column("actor", sa.String, nullable=False),
+    sa.Column("token_id", sa.String, nullable=False),
+    sa.Column("action", sa.String, nullable=False),
+    sa.Column("target", sa.String, nullable=False),
+    sa.Column("detail", sa.String, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Index(None, "account_id", "id"),
+    sa.Index(None, "target", "id"),
+    sqlite_autoincrement=True,
 )

@@ -5,7 +5,9 @@ of one and the same engine each time it is called with the same installation nam
 another is what a crash of the control plane looks like.
 
 Commands are shell; ``runs_shell = False`` says that the engine only understands ``echo``, ``sleep``, ``exit`` and
-``trap '' TERM`` (see ``FakeEngine``), and leaves out what needs real processes.
+``trap '' TERM`` (see ``FakeEngine``), and leaves out what needs real processes. All containers are made from the image
+``local``. Commands share a folder with the test: ``inside`` says by which path they see it. ``shares_pids = False``
+says that their process numbers mean nothing to the test, because each container has a table of its own.
 """
 # ruff: noqa: ASYNC110, ASYNC240, D102 - tests wait for levels; the names of the tests are sentences
 
@@ -24,6 +26,7 @@ from muster.errors import EngineRejected
 from muster.model.container import Address
 from muster.model.deployment import PORTS
 from muster.model.ids import AccountId, ContainerId, ContainerUuid, MachineId
+from muster.model.image import ImageOrder
 
 OpenEngine = Callable[[str], Engine]
 
@@ -38,7 +41,7 @@ def make_run(cmd: str = FOREVER, *, generation: int = 1, machine_id: MachineId =
     """Return an order for a new container."""
     ref = Ref(machine_id, ContainerId(secrets.token_hex(8)), generation)
     uuid = ContainerUuid(f"0123456789-{machine_id}-{secrets.token_hex(5)}")
-    return ContainerRun(ref, uuid, AccountId(1), "local", cmd, env)
+    return ContainerRun(ref, uuid, AccountId(1), ImageOrder("local"), cmd, env)
 
 
 def of_generation(run: ContainerRun, generation: int) -> Ref:
@@ -93,6 +96,11 @@ class EngineConformance:
     """Inherit, and provide the fixture ``open_engine``."""
 
     runs_shell = True
+    shares_pids = True
+
+    def inside(self, path: Path) -> str:
+        """Return how a command sees a file in the test's own folder."""
+        return str(path)
 
     @pytest.fixture
     def play(self, open_engine: OpenEngine) -> Callable[[Callable[[Engine], Coroutine[Any, Any, None]]], None]:
@@ -134,13 +142,15 @@ class EngineConformance:
 
         play(scenario)
 
-    def test_addresses_are_known_from_creation_on_and_stay(self, play: Any) -> None:
+    def test_addresses_are_known_from_creation_or_start_on_and_stay(self, play: Any) -> None:
         async def scenario(engine: Engine) -> None:
             run = make_run()
             created = await engine.create(run)
-            assert set(created.addresses) == set(PORTS)
-            assert all(isinstance(address, Address) for address in created.addresses.values())
-            assert (await engine.start(run.ref)).addresses == created.addresses
+            begun = await engine.start(run.ref)
+            assert set(begun.addresses) == set(PORTS)
+            assert all(isinstance(address, Address) for address in begun.addresses.values())
+            assert created.addresses == ({} if engine.capabilities.gives_addresses_at_start else begun.addresses)
+            assert (await engine.observe(run.ref)).addresses == begun.addresses
 
         play(scenario)
 
@@ -180,35 +190,42 @@ class EngineConformance:
 
         async def scenario(engine: Engine) -> None:
             pid_file = tmp_path / "pid"
-            run = make_run(f"(setsid env -i sleep 1000 & echo $! > {pid_file}); (setsid sh -c 'sleep 1000 &'); exit 4")
+            note = self.inside(pid_file)
+            run = make_run(f"(setsid env -i sleep 1000 & echo $! > {note}); (setsid sh -c 'sleep 1000 &'); exit 4")
             await launch(engine, run)
             seen = await until(engine, run.ref, Phase.EXITED)
             assert seen.exit_code == 4
-            assert not is_alive(int(await until_file(pid_file)))
+            pid = int(await until_file(pid_file))
+            assert not self.shares_pids or not is_alive(pid)
 
         play(scenario)
 
-    def test_the_environment_is_what_was_ordered_and_the_ports(self, play: Any, monkeypatch: Any) -> None:
+    def test_the_environment_is_what_was_ordered_and_the_ports(
+        self, play: Any, monkeypatch: Any, tmp_path: Path
+    ) -> None:
         self._needs_shell()
         monkeypatch.setenv("MUSTER_TOKEN", "server-secret")
         monkeypatch.setenv("MUSTER_ADMIN_TOKEN", "server-secret")
         monkeypatch.setenv("SOMETHING_ELSE", "server-secret")
 
         async def scenario(engine: Engine) -> None:
-            run = make_run("env", WORD="two words", QUOTED="'\"$HOME\\", LINES="one\ntwo")
-            created = await engine.create(run)
-            await engine.start(run.ref)
+            may_end = tmp_path / "may-end"
+            cmd = f"env; until [ -e {self.inside(may_end)} ]; do sleep 0.01; done"
+            run = make_run(cmd, WORD="two words", QUOTED="'\"$HOME\\", LINES="one\ntwo")
+            await engine.create(run)
+            addresses = (await engine.start(run.ref)).addresses  # one that has ended may have none
+            may_end.touch()
             text = (await output_of(engine, run.ref)).decode()
             assert "server-secret" not in text
             assert "WORD=two words\n" in text
             assert "QUOTED='\"$HOME\\\n" in text
             assert "LINES=one\ntwo\n" in text
-            address = created.addresses[6006]
+            address = addresses[6006]
             assert f"AutoDLServiceURL=http://{address.host}:{address.port}\n" in text
-            assert f"AutoDLService6008URL=http://{address.host}:{created.addresses[6008].port}\n" in text
+            assert f"AutoDLService6008URL=http://{address.host}:{addresses[6008].port}\n" in text
             if engine.capabilities.shares_host_ports:
                 assert f"MUSTER_PORT_6006={address.port}\n" in text
-                assert f"MUSTER_PORT_6008={created.addresses[6008].port}\n" in text
+                assert f"MUSTER_PORT_6008={addresses[6008].port}\n" in text
 
         play(scenario)
 
@@ -289,13 +306,14 @@ class EngineConformance:
     def test_remove_ends_a_run_that_is_still_there(self, play: Any, tmp_path: Path) -> None:
         async def scenario(engine: Engine) -> None:
             pid_file = tmp_path / "pid"
-            run = make_run(f"trap '' TERM; echo $$ > {pid_file}; sleep infinity" if self.runs_shell else FOREVER)
+            note = self.inside(pid_file)
+            run = make_run(f"trap '' TERM; echo $$ > {note}; sleep infinity" if self.runs_shell else FOREVER)
             await launch(engine, run)
             pid = int(await until_file(pid_file)) if self.runs_shell else 0
             await engine.remove(run.ref)
             assert (await engine.observe(run.ref)).phase is Phase.ABSENT
             assert not await engine.observe_all(HERE)
-            assert not self.runs_shell or not is_alive(pid)
+            assert not (self.runs_shell and self.shares_pids) or not is_alive(pid)
 
         play(scenario)
 
@@ -337,10 +355,11 @@ class EngineConformance:
 
         async def scenario(engine: Engine) -> None:
             note = tmp_path / "note"
-            run = make_run(f"trap 'echo term >> {note}; exit 5' TERM; echo set; while :; do sleep 0.01; done", WORD="w")
+            path = self.inside(note)
+            run = make_run(f"trap 'echo term >> {path}; exit 5' TERM; echo set; while :; do sleep 0.01; done", WORD="w")
             await launch(engine, run)
             await until_output(engine, run.ref)
-            await engine.stop(run.ref, StopOrder(cmd_before_shutdown=f"echo before $WORD >> {note}"))
+            await engine.stop(run.ref, StopOrder(cmd_before_shutdown=f"echo before $WORD >> {path}"))
             assert (await until(engine, run.ref, Phase.EXITED)).exit_code == 5
             assert note.read_text() == "before w\nterm\n"
 

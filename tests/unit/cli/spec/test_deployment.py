@@ -72,6 +72,7 @@ service:
                 "interval_seconds": 0.5,
                 "timeout_seconds": 2.0,
                 "unhealthy_after": 3,
+                "stalled_after_seconds": 600.0,
             },
         },
         "container_template": {
@@ -297,3 +298,9 @@ def test_each_wire_field_knows_its_line() -> None:
     place = reading.places["container_template.cpu_num_to"]
     assert (place.path, place.line) == ("container_template.cpu", 5)
     assert reading.places["name"].line == 1
+
+
+def test_a_character_that_json_writes_as_two_escapes_is_one() -> None:
+    reading = read_deployment('{"name": "\\ud83d\\ude80", "image": "i", "cmd": "c"}', {})
+    assert reading.problems == ()
+    assert reading.body["name"] == "🚀"

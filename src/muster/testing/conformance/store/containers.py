@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from muster.errors import StaleWrite
-from muster.model.account import Role
-from muster.model.container import Address, ContainerStatus, Reason, StopRequest
-from muster.model.ids import ContainerId, ContainerUuid
+from muster.model.account import Account, Role
+from muster.model.container import Address, Container, ContainerStatus, Reason, StopRequest
+from muster.model.deployment import Deployment
+from muster.model.ids import ContainerId, ContainerUuid, ImageUuid
 from muster.model.quantity import GIB, Range
-from muster.store.port import ContainerQuery, Transaction, Window
+from muster.store.port import ContainerQuery, ReuseFigures, Transaction, Window
 from muster.testing.conformance.store.world import START, OpenStore, World, a_placement, at, ids, in_a_world
 
 
@@ -209,5 +210,120 @@ class ContainerConformance:
             await world.container(deployment, "waits-2")
             assert ids(await world.store.read(lambda tx: tx.containers.unplaced())) == ["waits-1", "waits-2"]
             assert ids(await world.store.read(lambda tx: tx.containers.on_machines())) == ["runs", "over"]
+
+        in_a_world(open_store, scenario)
+
+    def test_the_pool_is_told_by_account_most_recently_stopped_first(self, open_store: OpenStore) -> None:
+        async def scenario(world: World) -> None:
+            other = await world.store.write(lambda tx: tx.accounts.add("bob", Role.MEMBER, START))
+            foreign = await world.deployment("foreign", account=other)
+            deployment = await world.deployment()
+
+            async def ended(name: str, owner: Deployment, stopped: int, **fields: Any) -> Container:
+                ends = {"status": ContainerStatus.SHUTDOWN, "stopped_at": at(stopped), **fields}
+                return await world.placed(owner, name, 0, **ends)
+
+            await ended("early", deployment, 100, is_pooled=True, discard_at=at(900))
+            late = await ended("late", deployment, 300, is_pooled=True)
+            await ended("theirs", foreign, 200, is_pooled=True)
+            await ended("kept", deployment, 400)
+
+            async def pooled(account: Account | None = None) -> list[str]:
+                owner = None if account is None else account.id
+                return ids(await world.store.read(lambda tx: tx.containers.pooled(owner)))
+
+            assert await pooled() == ["late", "theirs", "early"]
+            assert await pooled(world.account) == ["late", "early"]
+            assert await pooled(other) == ["theirs"]
+            await world.change(late, is_pooled=False, discard_at=at(301))
+            assert await pooled(world.account) == ["early"]
+
+        in_a_world(open_store, scenario)
+
+    def test_who_takes_a_container_over_is_known_until_its_end(self, open_store: OpenStore) -> None:
+        async def scenario(world: World) -> None:
+            deployment = await world.deployment()
+            old = await world.placed(deployment, "old", 0, status=ContainerStatus.SHUTDOWN, released_at=at(5))
+            assert old.uuid is not None
+
+            async def taker(uuid: ContainerUuid) -> Container | None:
+                return await world.store.read(lambda tx: tx.containers.taker_of(uuid))
+
+            assert await taker(old.uuid) is None
+            # One that gave up gives it back to the pool, from which another one may take it.
+            await world.placed(deployment, "gave-up", 1, reused_from=old.uuid, released_at=at(6))
+            assert await taker(old.uuid) is None
+            new = await world.placed(deployment, "new", 0, reused_from=old.uuid)
+            assert await taker(old.uuid) == new
+            assert await taker(ContainerUuid("uuid-new")) is None
+            await world.change(new, released_at=at(7))
+            assert await taker(old.uuid) is None
+
+        in_a_world(open_store, scenario)
+
+    def test_reuse_saves_what_it_is_sooner_than_the_average_fresh_start_of_its_image(
+        self, open_store: OpenStore
+    ) -> None:
+        async def scenario(world: World) -> None:
+            other = await world.store.write(lambda tx: tx.accounts.add("bob", Role.MEMBER, START))
+            ours = await world.deployment("ours", reuse_container=True)
+            plain = await world.deployment("plain")
+            theirs = await world.deployment("theirs", account=other, reuse_container=True)
+            made = iter(range(100))
+
+            async def start(owner: Deployment, took: float | None, *, image: str = "a", reuses: bool = False) -> None:
+                number = next(made)
+                await world.placed(
+                    owner,
+                    f"c{number}",
+                    number,
+                    image=ImageUuid(image),
+                    image_reference=f"{image}:1",
+                    reused_from=ContainerUuid(f"uuid-old-{number}") if reuses else None,
+                    placed_at=at(1000),
+                    started_at=None if took is None else at(1000 + took),
+                )
+
+            async def figures(account: Account | None = None) -> ReuseFigures:
+                owner = None if account is None else account.id
+                return await world.store.read(lambda tx: tx.containers.reuse_figures(owner))
+
+            assert await figures() == await figures(world.account) == ReuseFigures()
+            await start(ours, 20.0)
+            await start(ours, None)  # not up yet
+            await start(plain, 40.0)  # could not have reused anything, but tells what a fresh start costs
+            assert await figures() == ReuseFigures(starts=1)
+            await start(ours, 0.5, reuses=True)
+            await start(ours, None, reuses=True)
+            await start(ours, 31.0, reuses=True)  # slower than a fresh one: saved nothing, costs nothing
+            await start(ours, 1.0, image="b", reuses=True)  # of which there is no fresh start
+            await start(theirs, 8.0)
+            await start(theirs, 3.0, reuses=True)
+            for account, starts, reuses, saved in (
+                (world.account, 4, 3, 29.5),
+                (other, 2, 1, 5.0),  # by its own starts, whatever others' take
+                (None, 6, 4, 34.5),
+            ):
+                found = await figures(account)
+                assert (found.starts, found.reuses) == (starts, reuses)
+                assert found.seconds_saved == pytest.approx(saved, abs=0.01)
+
+        in_a_world(open_store, scenario)
+
+    def test_those_whose_life_is_not_over_are_counted_by_status(self, open_store: OpenStore) -> None:
+        async def scenario(world: World) -> None:
+            deployment = await world.deployment()
+            assert await world.store.read(lambda tx: tx.containers.unfinished_counts()) == {}
+            await world.container(deployment, "waits")
+            await world.container(deployment, "given-up", stop=StopRequest(Reason.SCALED_IN, START))
+            await world.placed(deployment, "c0", 0, status=ContainerStatus.RUNNING)
+            await world.placed(deployment, "c1", 1, status=ContainerStatus.RUNNING)
+            await world.placed(deployment, "c2", 2, status=ContainerStatus.SHUTTING_DOWN)
+            await world.placed(deployment, "over", status=ContainerStatus.SHUTDOWN)
+            assert await world.store.read(lambda tx: tx.containers.unfinished_counts()) == {
+                None: 1,
+                ContainerStatus.RUNNING: 2,
+                ContainerStatus.SHUTTING_DOWN: 1,
+            }
 
         in_a_world(open_store, scenario)

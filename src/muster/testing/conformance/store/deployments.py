@@ -183,3 +183,20 @@ class DeploymentConformance:
             }
 
         in_a_world(open_store, scenario)
+
+    def test_those_that_are_not_deleted_are_counted_by_status(self, open_store: OpenStore) -> None:
+        async def scenario(world: World) -> None:
+            assert await world.store.read(lambda tx: tx.deployments.status_counts()) == {}
+            made = [await world.deployment(f"d{number}") for number in range(4)]
+
+            def change(tx: Transaction) -> None:
+                tx.deployments.update(dataclasses.replace(made[0], status=DeploymentStatus.STOPPED))
+                tx.deployments.update(dataclasses.replace(made[1], deleted_at=at(1)))
+
+            await world.store.write(change)
+            assert await world.store.read(lambda tx: tx.deployments.status_counts()) == {
+                DeploymentStatus.RUNNING: 2,
+                DeploymentStatus.STOPPED: 1,
+            }
+
+        in_a_world(open_store, scenario)
