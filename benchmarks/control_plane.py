@@ -28,7 +28,7 @@ from muster.clock import Clock, SystemClock
 from muster.config import Settings
 from muster.controller.plane import ControlPlane, PlaneOptions
 from muster.controller.probe import NetworkProber
-from muster.discovery import Watcher
+from muster.discovery.watcher import Watcher
 from muster.feed import StoreFeed
 from muster.model.deployment import DeploymentSpec, DeploymentType, ServiceSpec
 from muster.model.ids import AccountId, DeploymentId, MachineId, random_hex
@@ -150,7 +150,7 @@ async def measure(folder: Path, container_num: int, deployment_num: int, limit_s
     )
     tasks = [
         asyncio.create_task(plane.run()),
-        asyncio.create_task(Watcher(StoreFeed(storage, clock), sets, clock).run()),
+        asyncio.create_task(Watcher(StoreFeed(storage, clock), sets, clock, publisher="bench#server").run()),
     ]
     try:
         await asyncio.sleep(IDLE_SECONDS)

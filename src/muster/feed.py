@@ -5,12 +5,12 @@ event (a deployment deleted while nothing ran) by the store's commit hint. Both 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from muster.clock import Clock, wait_for_event
 from muster.model.container import Container, ContainerStatus
 from muster.model.deployment import PORTS, DeploymentSpec, PortProtocol
-from muster.model.endpoint import Endpoint, ServiceKey
+from muster.model.endpoint import Endpoint, ServiceKey, Withheld
 from muster.model.event import Cursor
 from muster.model.feed import ChangeBatch, Listing, ServiceState
 from muster.model.front import Front, service_address, service_url
@@ -26,27 +26,40 @@ deployment, so the work of n containers would grow with n²."""
 
 
 class StoreFeed:
-    """Reads readiness from the store; one instance may have many readers. Endpoints are addresses of ``front``."""
+    """Reads readiness from the store; one instance may have many readers.
 
-    def __init__(self, store: Store, clock: Clock, front: Front | None = None) -> None:
+    Endpoints are addresses of ``front``, with certificates of ``ca_pem``; ``None``: of an authority clients know.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        front: Front | None = None,
+        *,
+        ca_pem: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._front = front
+        self._ca_pem = ca_pem
         self._readers: set[_Reader] = set()
         store.on_commit(self._hint)
 
     async def services(self) -> Listing:
         """Return every live deployment, and the cursor of that moment."""
+        ca_pem = self._ca_pem()
 
         def work(tx: Transaction) -> Listing:
-            states = [_state(tx, deployment_id, self._front) for deployment_id in tx.deployments.unsettled()]
+            states = [_state(tx, deployment_id, self._front, ca_pem) for deployment_id in tx.deployments.unsettled()]
             return Listing(states, tx.events.last())
 
         return await self._store.read(work)
 
     async def service(self, deployment_id: DeploymentId) -> ServiceState:
         """Return one deployment as it is now."""
-        return await self._store.read(lambda tx: _state(tx, deployment_id, self._front))
+        ca_pem = self._ca_pem()
+        return await self._store.read(lambda tx: _state(tx, deployment_id, self._front, ca_pem))
 
     async def changes(self, cursor: Cursor) -> AsyncIterator[ChangeBatch]:
         """Yield batches after ``cursor`` for ever."""
@@ -86,17 +99,16 @@ class _Reader:
         return taken
 
 
-def _state(tx: Transaction, deployment_id: DeploymentId, front: Front | None) -> ServiceState:
+def _state(tx: Transaction, deployment_id: DeploymentId, front: Front | None, ca_pem: str | None) -> ServiceState:
     deployment = tx.deployments.get(deployment_id)
     if deployment is None:
         return ServiceState(deployment_id, {}, {})
     account = tx.accounts.get(deployment.account_id)
     assert account is not None
-    ready = [
-        (each, spec_of(tx, each, deployment))
-        for each in tx.containers.of_deployment(deployment_id, finished_limit=0)
-        if _serves(each)
-    ]
+    containers = tx.containers.of_deployment(deployment_id, finished_limit=0)
+    ready = [(each, spec_of(tx, each, deployment)) for each in containers if _serves(each)]
+    others = sorted((each.uuid, _why_not(each)) for each in containers if each.uuid is not None and not _serves(each))
+    withheld = tuple(Withheld(uuid, reason) for uuid, reason in others)
     named = tx.deployments.oldest_live(deployment.account_id, deployment.spec.name)
     endpoints: dict[ServiceKey, tuple[Endpoint, ...]] = {}
     aliases: dict[ServiceKey, ServiceKey | None] = {}
@@ -106,7 +118,13 @@ def _state(tx: Transaction, deployment_id: DeploymentId, front: Front | None) ->
         endpoints[key] = tuple(sorted((each for each in found if each), key=lambda each: each.id))
         alias = ServiceKey(account.name, deployment.spec.name, port)
         aliases[alias] = None if named is None else ServiceKey(account.name, named.id, port)
-    return ServiceState(deployment_id, endpoints, aliases)
+    return ServiceState(deployment_id, endpoints, aliases, dict.fromkeys(endpoints, withheld), ca_pem)
+
+
+def _why_not(container: Container) -> str:
+    if container.stop is not None or container.status is ContainerStatus.SHUTTING_DOWN:
+        return "draining"
+    return "not_ready" if container.status is ContainerStatus.RUNNING else "starting"
 
 
 def _serves(container: Container) -> bool:

@@ -48,6 +48,15 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Withheld:
+    """A container that is not in the set, and why not yet or no more: for people who wonder, never for balancing."""
+
+    id: str
+    reason: str
+    """``starting``, ``not_ready`` or ``draining``."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointSet:
     """Everybody who is ready to serve one service and is not draining, ordered by ``id``."""
 
@@ -58,6 +67,7 @@ class EndpointSet:
     stale_since: datetime.datetime | None = None
     ca_pem: str | None = None
     broker_url: str | None = None
+    withheld: tuple[Withheld, ...] = ()
 
     @property
     def fence(self) -> tuple[int, int]:
@@ -76,6 +86,7 @@ class EndpointSet:
                 "broker_url": self.broker_url,
                 "published_at": self.published_at.isoformat(),
                 "stale_since": self.stale_since.isoformat() if self.stale_since else None,
+                "withheld": [{"id": each.id, "reason": each.reason} for each in self.withheld],
             },
             separators=(",", ":"),
         )
@@ -99,6 +110,7 @@ class EndpointSet:
                 stale_since=_time(wire.get("stale_since")),
                 ca_pem=wire.get("ca_pem"),
                 broker_url=wire.get("broker_url"),
+                withheld=tuple(Withheld(str(each["id"]), str(each["reason"])) for each in wire.get("withheld", ())),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidSpec("endpoint set", f"is not one of ours: {error!r}") from error

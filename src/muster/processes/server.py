@@ -30,7 +30,7 @@ from muster.controller.plane import ControlPlane, FrontOptions, PlaneOptions
 from muster.controller.ports import PortRanges
 from muster.controller.probe import NetworkProber
 from muster.controller.retention import Keep
-from muster.discovery import Watcher
+from muster.discovery.watcher import Watcher
 from muster.engine.port import Capabilities, Engine
 from muster.errors import MusterError
 from muster.feed import StoreFeed
@@ -56,6 +56,9 @@ from muster.vault import Vault
 
 LOCK = "server.lock"
 DATABASE = "muster.db"
+OWN_LEASE_SECONDS = 3.0
+"""The server's feed dies with it, so nobody hurries to replace it as a publisher. Its next life goes on at once: it has
+the same name, which the home's lock keeps unique."""
 VAULT_KEY = "secret.key"
 
 _log = logging.getLogger("muster.processes.server")  # not __name__, which is __main__ under the supervisor
@@ -92,7 +95,7 @@ async def serve(settings: Settings) -> None:
         await _prepare(settings, storage, clock, installation, chosen.engine.capabilities)
         await _introduce(settings, storage, clock, url)
         lock.tell(url=url, engine=chosen.name, note=chosen.note)
-        await _work(settings, listener, storage, chosen.engine, files, sets, clock)
+        await _work(settings, listener, storage, chosen.engine, files, sets, clock, f"{installation}#server")
 
 
 async def _work(  # noqa: PLR0917  the parts of one process, each of its own type
@@ -103,6 +106,7 @@ async def _work(  # noqa: PLR0917  the parts of one process, each of its own typ
     files: FileStorage,
     sets: Registry,
     clock: Clock,
+    publisher: str,
 ) -> None:
     vault = Vault(settings.home / VAULT_KEY)
     plane = ControlPlane(
@@ -146,7 +150,8 @@ async def _work(  # noqa: PLR0917  the parts of one process, each of its own typ
     )
     async with until_stopped() as group:
         group.create_task(plane.run(), name="control plane")
-        watcher = Watcher(StoreFeed(storage, clock, front), sets, clock, ca_pem=tell_ca)
+        feed = StoreFeed(storage, clock, front, ca_pem=tell_ca)
+        watcher = Watcher(feed, sets, clock, publisher=publisher, lease_seconds=OWN_LEASE_SECONDS)
         group.create_task(watcher.run(), name="discovery")
         group.create_task(uses.run(), name="uses of tokens")
         group.create_task(http.run(app), name="api")

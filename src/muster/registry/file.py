@@ -4,12 +4,14 @@ Layout (``docs/endpoint-set.md``)::
 
     FOLDER/<account>/<service>/<port>.json             an endpoint set
     FOLDER/@aliases/<account>/<service>/<port>.json    {"schema":1,"target":{"account":…,"service":…,"port":…}}
+    FOLDER/@beats.json, FOLDER/@claims.json            the publishers' heartbeats, and whose each key is
     FOLDER/@lock                                       flock'ed by whoever writes
 
 A file is written beside its place and renamed over it, so a reader sees an old set or a new one and needs no lock and
 no more than read permission. Writers hold ``@lock`` from reading the stored fence to the rename, so that two
 publishers on one host cannot both win; a shared network folder works as far as its flock and rename do. A file is
 flushed to the disk before the rename: an empty file after a power cut would be foreign data that blocks its key.
+Heartbeats and claims are not flushed: after a power cut no publisher lives, and epochs go on from the present time.
 
 All file access happens in worker threads. Watchers share one poller (``poll.py``) that compares identity, time and
 size of files; contents are read only when those change. inotify was refused: not portable, blind on network folders.
@@ -23,15 +25,20 @@ import logging
 import os
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from muster.errors import Fenced, InvalidSpec, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.registry import names
+from muster.registry.claiming import claimed
 from muster.registry.poll import Poller, Signature, signature
+from muster.registry.port import Beat, Claim
 
 ALIAS_SCHEMA = 1
+_BEATS = "@beats.json"
+_CLAIMS = "@claims.json"
 LOCK_WAIT_SECONDS = 5.0
 """Far above any honest write (milliseconds); whoever holds the lock longer is stopped or hangs on its disk."""
 
@@ -99,8 +106,72 @@ class FileRegistry:
         """Return all keys that hold a set (no aliases), in order."""
         return await asyncio.to_thread(self._keys)
 
+    async def beat(self, publisher: str, beat: Beat) -> Mapping[str, Beat]:
+        """Record a heartbeat; return every publisher's last one as it was just before."""
+        return await asyncio.to_thread(self._beat, publisher, beat)
+
+    async def beats(self) -> Mapping[str, Beat]:
+        """Return every publisher's last heartbeat."""
+        return await asyncio.to_thread(self._read_beats)
+
+    async def retire(self, publisher: str) -> None:
+        """Forget a publisher's heartbeat."""
+        await asyncio.to_thread(self._beat, publisher, None)
+
+    async def claim(
+        self, keys: Collection[ServiceKey], publisher: str, *, over: Collection[str], floor: int
+    ) -> Mapping[ServiceKey, Claim]:
+        """Give ``publisher`` what nobody, itself, or one of ``over`` has; return whose each key is now."""
+        return await asyncio.to_thread(self._claim, keys, publisher, over, floor)
+
+    async def claims(self) -> Mapping[ServiceKey, Claim]:
+        """Return whose each key is."""
+        return await asyncio.to_thread(self._read_claims)
+
     async def aclose(self) -> None:
         """Let go of the registry; what was published stays."""
+
+    def _beat(self, publisher: str, beat: Beat | None) -> Mapping[str, Beat]:
+        with self._locked():
+            before = self._read_beats()
+            after = {each: last for each, last in before.items() if each != publisher}
+            if beat is not None:
+                after[publisher] = beat
+            text = json.dumps({each: [last.count, last.seconds] for each, last in after.items()})
+            _replace(self._folder / _BEATS, text, is_flushed=False)
+        return before
+
+    def _read_beats(self) -> Mapping[str, Beat]:
+        wire = _read_own(self._folder / _BEATS)
+        return {each: Beat(int(count), float(seconds)) for each, (count, seconds) in wire.items()}
+
+    def _claim(
+        self, keys: Collection[ServiceKey], publisher: str, over: Collection[str], floor: int
+    ) -> Mapping[ServiceKey, Claim]:
+        answer: dict[ServiceKey, Claim] = {}
+        with self._locked():
+            claims = dict(self._read_claims())
+            for key in keys:
+                try:
+                    stored = self._read_set(key)
+                except RegistryUnavailable as error:
+                    _log.warning("%s", error)
+                    continue
+                answer[key] = claimed(claims.get(key), stored, publisher, over=over, floor=floor)
+            claims |= answer
+            wire = {
+                names.relative_path(key).removesuffix(".json"): [claim.publisher, claim.epoch]
+                for key, claim in claims.items()
+            }
+            _replace(self._folder / _CLAIMS, json.dumps(wire), is_flushed=False)
+        return answer
+
+    def _read_claims(self) -> Mapping[ServiceKey, Claim]:
+        found: dict[ServiceKey, Claim] = {}
+        for path, (publisher, epoch) in _read_own(self._folder / _CLAIMS).items():
+            account, service, port = path.split("/")
+            found[ServiceKey(names.decode(account), names.decode(service), int(port))] = Claim(publisher, int(epoch))
+        return found
 
     def _set_path(self, key: ServiceKey) -> Path:
         return self._folder / names.relative_path(key)
@@ -214,14 +285,27 @@ def _read(path: Path) -> bytes | None:
             return None
 
 
-def _replace(path: Path, text: str) -> None:
+def _read_own(path: Path) -> Any:
+    """Read a file that nobody but publishers writes; one that a power cut left torn says nothing."""
+    text = _read(path)
+    if text is None:
+        return {}
+    try:
+        return json.loads(text)
+    except ValueError:
+        _log.warning("%s is torn, perhaps by a power cut: starting it anew", path)
+        return {}
+
+
+def _replace(path: Path, text: str, *, is_flushed: bool = True) -> None:
     """Write ``text`` to ``path`` atomically; the caller holds the lock, so the temporary name is its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     with beside.open("w", encoding="utf-8") as file:
         file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        if is_flushed:
+            file.flush()
+            os.fsync(file.fileno())
     beside.replace(path)
 
 

@@ -9,11 +9,13 @@ tests choose names of their own.
 import asyncio
 import threading
 import urllib.parse
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from muster.errors import Fenced, InvalidSpec
 from muster.model.endpoint import EndpointSet, ServiceKey
+from muster.registry.claiming import claimed
+from muster.registry.port import Beat, Claim
 
 
 @dataclass(eq=False, slots=True)
@@ -32,6 +34,8 @@ class Memory:
     sets: dict[ServiceKey, EndpointSet] = field(default_factory=dict)
     aliases: dict[ServiceKey, ServiceKey] = field(default_factory=dict)
     watchers: dict[ServiceKey, list[_Watcher]] = field(default_factory=dict)
+    beats: dict[str, Beat] = field(default_factory=dict)
+    claims: dict[ServiceKey, Claim] = field(default_factory=dict)
 
     def resolve(self, key: ServiceKey) -> tuple[ServiceKey, EndpointSet | None]:
         """Return the key that ``key`` stands for and the set found there."""
@@ -117,6 +121,39 @@ class MemoryRegistry:
         """Return all keys that hold a set (no aliases), in order."""
         with self._memory.lock:
             return sorted(self._memory.sets, key=lambda key: (key.account, key.service, key.port))
+
+    async def beat(self, publisher: str, beat: Beat) -> Mapping[str, Beat]:
+        """Record a heartbeat; return every publisher's last one as it was just before."""
+        with self._memory.lock:
+            before = dict(self._memory.beats)
+            self._memory.beats[publisher] = beat
+            return before
+
+    async def beats(self) -> Mapping[str, Beat]:
+        """Return every publisher's last heartbeat."""
+        with self._memory.lock:
+            return dict(self._memory.beats)
+
+    async def retire(self, publisher: str) -> None:
+        """Forget a publisher's heartbeat."""
+        with self._memory.lock:
+            self._memory.beats.pop(publisher, None)
+
+    async def claim(
+        self, keys: Collection[ServiceKey], publisher: str, *, over: Collection[str], floor: int
+    ) -> Mapping[ServiceKey, Claim]:
+        """Give ``publisher`` what nobody, itself, or one of ``over`` has; return whose each key is now."""
+        with self._memory.lock:
+            for key in keys:
+                self._memory.claims[key] = claimed(
+                    self._memory.claims.get(key), self._memory.sets.get(key), publisher, over=over, floor=floor
+                )
+            return {key: self._memory.claims[key] for key in keys}
+
+    async def claims(self) -> Mapping[ServiceKey, Claim]:
+        """Return whose each key is."""
+        with self._memory.lock:
+            return dict(self._memory.claims)
 
     async def aclose(self) -> None:
         """Let go of the registry; what was published stays."""

@@ -1,4 +1,6 @@
-"""The registry port: publish and watch complete, fenced sets, stated for implementers.
+"""The registry port: publish and watch complete, fenced sets, and agree on who publishes; stated for implementers.
+
+**Sets**
 
 * A set replaces the stored one only if its ``fence`` (epoch, revision) is greater; otherwise ``publish`` raises
   ``Fenced`` and stores nothing. Replacement is atomic: a reader sees one whole set or another, never a mixture.
@@ -13,13 +15,35 @@
   keeps trying and yields nothing.
 * Foreign data under a key is neither returned nor overwritten: ``RegistryUnavailable`` says what was found.
 
+**Publishers.** The registry keeps, for each key, who may publish it (a claim, with the epoch that this publisher is to
+use) and for each publisher its last heartbeat. It judges nobody: whether a heartbeat is too old is for the reader to
+say, by a clock of its own (``discovery/claims.py``), so the clocks of hosts need not agree. Claims order publishers
+and save work; it is the fence that makes a publisher harmless that does not know yet that it was replaced.
+
 Safe for concurrent use by many tasks of one event loop; processes may share one registry where it is shared at all.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from muster.model.endpoint import EndpointSet, ServiceKey
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A publisher's last heartbeat: its number, and for how many seconds it may be taken for alive."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who publishes a key, under which epoch."""
+
+    publisher: str
+    epoch: int
 
 
 class Registry(Protocol):
@@ -47,6 +71,33 @@ class Registry(Protocol):
 
     async def keys(self) -> Sequence[ServiceKey]:
         """Return all keys that hold a set (no aliases), in order."""
+        ...
+
+    async def beat(self, publisher: str, beat: Beat) -> Mapping[str, Beat]:
+        """Record a heartbeat; return every publisher's last one as it was just before."""
+        ...
+
+    async def beats(self) -> Mapping[str, Beat]:
+        """Return every publisher's last heartbeat."""
+        ...
+
+    async def retire(self, publisher: str) -> None:
+        """Forget a publisher's heartbeat: nobody takes it for alive any more. Its claims stay until somebody's do."""
+        ...
+
+    async def claim(
+        self, keys: Collection[ServiceKey], publisher: str, *, over: Collection[str], floor: int
+    ) -> Mapping[ServiceKey, Claim]:
+        """Give ``publisher`` each key that nobody, itself, or one of ``over`` has; return whose each is now.
+
+        Each key that it gets comes with a new epoch: at least ``floor``, and greater than that of the former claim
+        and of the stored set. Per key this is atomic, so no two publishers ever get the same epoch of a key. A key
+        under which there is foreign data is left out of the answer.
+        """
+        ...
+
+    async def claims(self) -> Mapping[ServiceKey, Claim]:
+        """Return whose each key is."""
         ...
 
     async def aclose(self) -> None:

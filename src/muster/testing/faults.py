@@ -9,7 +9,7 @@ every further call crashes too, so nothing that a dying task still tries (a ``fi
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.model.ids import AccountId, ContainerId, MachineId
 from muster.model.image import HeldImage, ImageOrder, ImageProgress
 from muster.model.run import Disk, ExecOrder
-from muster.registry.port import Registry
+from muster.registry.port import Beat, Claim, Registry
 from muster.store.port import Changes, Store, Transaction
 from muster.testing.clock import Outstanding
 
@@ -225,6 +225,23 @@ class MortalRegistry:
 
     async def keys(self) -> Sequence[ServiceKey]:  # noqa: D102
         return await self._call(self._registry.keys)
+
+    async def beat(self, publisher: str, beat: Beat) -> Mapping[str, Beat]:  # noqa: D102
+        return await self._call(lambda: self._registry.beat(publisher, beat))
+
+    async def beats(self) -> Mapping[str, Beat]:  # noqa: D102
+        return await self._call(self._registry.beats)
+
+    async def retire(self, publisher: str) -> None:  # noqa: D102
+        await self._call(lambda: self._registry.retire(publisher))
+
+    async def claim(  # noqa: D102
+        self, keys: Collection[ServiceKey], publisher: str, *, over: Collection[str], floor: int
+    ) -> Mapping[ServiceKey, Claim]:
+        return await self._call(lambda: self._registry.claim(keys, publisher, over=over, floor=floor))
+
+    async def claims(self) -> Mapping[ServiceKey, Claim]:  # noqa: D102
+        return await self._call(self._registry.claims)
 
     async def aclose(self) -> None:  # noqa: D102
         await asyncio.sleep(0)

@@ -32,7 +32,7 @@ from muster.controller.demand import load_requests
 from muster.controller.deployments import outdated_of, plan_of
 from muster.controller.plane import ControlPlane, PlaneOptions
 from muster.controller.probe import Verdict
-from muster.discovery import Watcher
+from muster.discovery.watcher import Watcher
 from muster.feed import StoreFeed
 from muster.model.container import Address, Container, ContainerStatus, Reason
 from muster.model.deployment import Deployment, DeploymentStatus, DeploymentType, HealthCheck, RolloutState
@@ -60,6 +60,8 @@ from muster.vault import Vault
 T = TypeVar("T")
 TOKEN = "mst_harness"  # noqa: S105  of a world in memory
 RESTART_SECONDS = 0.2
+LEASE_SECONDS = 600.0
+"""Nobody else publishes here, so days of virtual time need not be full of heartbeats."""
 SETTLE_SECONDS = 1800.0
 """Longest virtual time that a world may need to come to rest: more than two of the longest backoffs."""
 TERMS = Terms(drain_seconds=2.0, keep_stopped_seconds=600.0, pool_seconds=900.0)
@@ -400,7 +402,11 @@ class Harness:
         self._plane = plane
         front = None if self._options.front is None else self._options.front.front
         watcher = Watcher(
-            StoreFeed(storage, self.clock, front), MortalRegistry(self.registry, life, self.trouble), self.clock
+            StoreFeed(storage, self.clock, front),
+            MortalRegistry(self.registry, life, self.trouble),
+            self.clock,
+            publisher="harness#server",
+            lease_seconds=LEASE_SECONDS,
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(plane.run())

@@ -18,8 +18,8 @@ import pytest
 
 from muster.errors import Fenced, RegistryUnavailable
 from muster.model.deployment import PortProtocol
-from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
-from muster.registry.port import Registry
+from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey, Withheld
+from muster.registry.port import Beat, Claim, Registry
 
 OpenRegistry = Callable[[], Registry]
 PutForeign = Callable[[ServiceKey], None]
@@ -60,6 +60,7 @@ FULL = EndpointSet(
     stale_since=NOW,
     ca_pem="-----BEGIN CERTIFICATE-----\n",
     broker_url="http://127.0.0.1:7690",
+    withheld=(Withheld("0123456789-aaaaaaaaaa-cccccccccc", "not_ready"),),
 )
 
 
@@ -310,6 +311,81 @@ class RegistryConformance:
                 await registry.get(KEY)
             async with _watching(registry, KEY) as watch:
                 await watch.yields_nothing()
+
+        _run(open_registry, scenario)
+
+    def test_a_heartbeat_tells_those_before_it(self, open_registry: OpenRegistry) -> None:
+        async def scenario(registry: Registry) -> None:
+            assert dict(await registry.beat("lab#a", Beat(1, 0.6))) == {}
+            assert dict(await registry.beat("实验室#b", Beat(1, 3.0))) == {"lab#a": Beat(1, 0.6)}
+            assert dict(await registry.beat("lab#a", Beat(2, 0.6))) == {"lab#a": Beat(1, 0.6), "实验室#b": Beat(1, 3.0)}
+            await registry.retire("实验室#b")
+            await registry.retire("实验室#b")
+            assert dict(await registry.beats()) == {"lab#a": Beat(2, 0.6)}
+
+        _run(open_registry, scenario)
+
+    def test_a_key_is_claimed_once_and_taken_over_from_the_dead_only(self, open_registry: OpenRegistry) -> None:
+        async def scenario(registry: Registry) -> None:
+            first = await registry.claim([KEY, NAME], "a#1", over=(), floor=100)
+            assert dict(first) == {KEY: Claim("a#1", 100), NAME: Claim("a#1", 100)}
+            second = await registry.claim([KEY, OTHER], "b#2", over=["c#3"], floor=50)
+            assert dict(second) == {KEY: Claim("a#1", 100), OTHER: Claim("b#2", 50)}
+            third = await registry.claim([KEY, OTHER], "c#3", over=["a#1"], floor=70)
+            assert dict(third) == {KEY: Claim("c#3", 101), OTHER: Claim("b#2", 50)}
+            own = await registry.claim([KEY], "c#3", over=(), floor=70)
+            assert dict(own) == {KEY: Claim("c#3", 102)}, "one's own is renewed under a new epoch"
+            assert dict(await registry.claims()) == {
+                KEY: Claim("c#3", 102),
+                NAME: Claim("a#1", 100),
+                OTHER: Claim("b#2", 50),
+            }
+            assert list(await registry.keys()) == [], "a claim is no set"
+
+        _run(open_registry, scenario)
+
+    def test_a_claim_comes_with_an_epoch_above_that_of_the_stored_set(self, open_registry: OpenRegistry) -> None:
+        async def scenario(registry: Registry) -> None:
+            await registry.publish(KEY, make_set("a", epoch=1_800_000_000_000, revision=7))
+            given = await registry.claim([KEY], "a#1", over=(), floor=5)
+            assert given[KEY].epoch == 1_800_000_000_001
+            await registry.publish(KEY, make_set("b", epoch=given[KEY].epoch))
+
+        _run(open_registry, scenario)
+
+    def test_of_many_that_claim_one_key_exactly_one_gets_it(self, open_registry: OpenRegistry) -> None:
+        async def scenario(registry: Registry) -> None:
+            others = [open_registry() for _ in range(8)]
+            answers = await asyncio.gather(
+                *(other.claim([KEY, OTHER], f"lab#{number}", over=(), floor=10) for number, other in enumerate(others))
+            )
+            claims = await registry.claims()
+            assert all(dict(answer) == dict(claims) for answer in answers)
+            for other in others:
+                await other.aclose()
+
+        _run(open_registry, scenario)
+
+    def test_a_thousand_keys_are_claimed_in_one_call(self, open_registry: OpenRegistry) -> None:
+        async def scenario(registry: Registry) -> None:
+            keys = [ServiceKey("admin", f"{number:010x}") for number in range(1000)]
+            given = await registry.claim(keys, "a#1", over=(), floor=10)
+            assert set(given.values()) == {Claim("a#1", 10)}
+            assert dict(await registry.claims()) == dict(given) == dict.fromkeys(keys, Claim("a#1", 10))
+
+        _run(open_registry, scenario)
+
+    def test_a_key_with_foreign_data_cannot_be_claimed(
+        self, open_registry: OpenRegistry, request: pytest.FixtureRequest
+    ) -> None:
+        if not self.has_foreign_data:
+            return
+        put_foreign: PutForeign = request.getfixturevalue("put_foreign")
+
+        async def scenario(registry: Registry) -> None:
+            put_foreign(KEY)
+            given = await registry.claim([KEY, OTHER], "a#1", over=(), floor=10)
+            assert dict(given) == {OTHER: Claim("a#1", 10)}
 
         _run(open_registry, scenario)
 

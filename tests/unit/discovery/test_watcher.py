@@ -1,19 +1,19 @@
 """Discovery against registries that fail in part, and against what happened while it was away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from muster.discovery import RELIST_SECONDS, Watcher
+from muster.discovery.watcher import RELIST_SECONDS, Watcher
 from muster.errors import RegistryUnavailable
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.model.event import Cursor
 from muster.model.feed import ChangeBatch, Listing, ServiceState
 from muster.model.ids import DeploymentId
 from muster.registry import connect
-from muster.registry.port import Registry
+from muster.registry.port import Beat, Claim, Registry
 from muster.testing.clock import FakeClock, VirtualLoop
 from muster.testing.harness import Harness
 
@@ -50,6 +50,23 @@ class PartlyBroken:
 
     async def keys(self) -> Sequence[ServiceKey]:
         return await self._registry.keys()
+
+    async def beat(self, publisher: str, beat: Beat) -> Mapping[str, Beat]:
+        return await self._registry.beat(publisher, beat)
+
+    async def beats(self) -> Mapping[str, Beat]:
+        return await self._registry.beats()
+
+    async def retire(self, publisher: str) -> None:
+        await self._registry.retire(publisher)
+
+    async def claim(
+        self, keys: Collection[ServiceKey], publisher: str, *, over: Collection[str], floor: int
+    ) -> Mapping[ServiceKey, Claim]:
+        return await self._registry.claim(keys, publisher, over=over, floor=floor)
+
+    async def claims(self) -> Mapping[ServiceKey, Claim]:
+        return await self._registry.claims()
 
     async def aclose(self) -> None:
         await self._registry.aclose()
@@ -137,7 +154,7 @@ def test_a_name_moves_to_the_next_oldest_deployment_when_its_own_ended_unseen(ha
 
 
 class SilentFeed:
-    """A feed on which a deployment ends right after the listing, and no change ever tells so."""
+    """A feed on which a deployment ends right after the first listings (one to claim, one to publish), in silence."""
 
     def __init__(self) -> None:
         self._listings = 0
@@ -146,7 +163,7 @@ class SilentFeed:
 
     async def services(self) -> Listing:
         self._listings += 1
-        states = [ServiceState(GONE, {self._key: ()}, {self._alias: self._key})] if self._listings == 1 else []
+        states = [ServiceState(GONE, {self._key: ()}, {self._alias: self._key})] if self._listings <= 2 else []
         return Listing(states, Cursor(0))
 
     async def service(self, deployment_id: DeploymentId) -> ServiceState:
@@ -166,8 +183,8 @@ def test_an_end_between_the_listing_and_the_first_change_shows_within_seconds() 
 
     async def scenario() -> None:
         sets = connect("memory://silent-feed")
-        watching = asyncio.create_task(Watcher(SilentFeed(), sets, FakeClock(loop)).run())
-        await asyncio.sleep(0.5)
+        watching = asyncio.create_task(Watcher(SilentFeed(), sets, FakeClock(loop), publisher="test#1").run())
+        await asyncio.sleep(0.3)
         assert await sets.get(ServiceKey("admin", "asr")) is not None
         await asyncio.sleep(2)
         assert await sets.get(ServiceKey("admin", "asr")) is None
@@ -182,15 +199,17 @@ def test_an_end_between_the_listing_and_the_first_change_shows_within_seconds() 
 class ScriptedFeed:
     """A feed of one deployment that is seen in one state after another, a change between each two."""
 
-    def __init__(self, *states: tuple[Endpoint, ...]) -> None:
+    def __init__(self, *states: tuple[Endpoint, ...], ca_pem: Callable[[], str | None] = lambda: None) -> None:
         self._states = states
+        self._ca_pem = ca_pem
         self._now = 0
 
     async def services(self) -> Listing:
         return Listing([await self.service(GONE)], Cursor(0))
 
     async def service(self, deployment_id: DeploymentId) -> ServiceState:
-        return ServiceState(deployment_id, {ServiceKey("admin", deployment_id): self._states[self._now]}, {})
+        endpoints = {ServiceKey("admin", deployment_id): self._states[self._now]}
+        return ServiceState(deployment_id, endpoints, {}, ca_pem=self._ca_pem())
 
     async def changes(self, cursor: Cursor) -> AsyncIterator[ChangeBatch]:
         while self._now + 1 < len(self._states):
@@ -205,7 +224,8 @@ def test_every_set_names_the_authority_and_another_one_is_published_at_the_next_
     async def scenario() -> None:
         sets = connect("memory://authority")
         ca_pem: list[str | None] = ["first"]
-        watcher = Watcher(ScriptedFeed((ENDPOINT,)), sets, FakeClock(loop), ca_pem=lambda: ca_pem[0])
+        feed = ScriptedFeed((ENDPOINT,), ca_pem=lambda: ca_pem[0])
+        watcher = Watcher(feed, sets, FakeClock(loop), publisher="test#1")
         watching = asyncio.create_task(watcher.run())
         fences = []
         for wanted in ("first", "second", None):
@@ -230,7 +250,7 @@ def test_a_set_that_was_published_though_the_answer_was_lost_is_corrected() -> N
         sets = PartlyBroken(connect("memory://lost-answer"))
         feed = ScriptedFeed((), (ENDPOINT,), ())
         sets.answers_kept, sets.answers_lost = 1, 1  # lost is that of the set with an endpoint
-        watching = asyncio.create_task(Watcher(feed, sets, FakeClock(loop)).run())
+        watching = asyncio.create_task(Watcher(feed, sets, FakeClock(loop), publisher="test#1").run())
         await asyncio.sleep(10)
         found = await sets.get(ServiceKey("admin", GONE))
         assert found is not None

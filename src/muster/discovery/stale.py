@@ -1,0 +1,38 @@
+"""Marks the sets that nobody keeps up: the same endpoints, since when they could not be checked.
+
+The mark is the stored set at its own epoch and the next revision. So it never replaces anything newer: a publisher
+that comes between is fenced or fences, and takes its key over anew with what it has just read.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Collection
+
+from muster.discovery.claims import Claims
+from muster.errors import Fenced
+from muster.model.endpoint import ServiceKey
+from muster.registry.port import Registry
+
+
+async def mark_stale(
+    registry: Registry,
+    claims: Claims,
+    keys: Collection[ServiceKey],
+    *,
+    since: datetime.datetime,
+    now: datetime.datetime,
+) -> None:
+    """Mark those of ``keys`` whose publisher is dead, and what dead publishers of the same source left.
+
+    Raises ``RegistryError``.
+    """
+    for key, claim in (await registry.claims()).items():
+        is_left = claim.publisher == claims.publisher or claims.is_dead(claim.publisher)
+        if not claims.may_settle(claim.publisher) and not (key in keys and is_left):
+            continue
+        stored = await registry.get(key)
+        if stored is not None and stored.stale_since is None and stored.endpoints:
+            marked = dataclasses.replace(stored, revision=stored.revision + 1, stale_since=since, published_at=now)
+            with contextlib.suppress(Fenced):
+                await registry.publish(key, marked)

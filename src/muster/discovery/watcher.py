@@ -1,0 +1,276 @@
+"""The watcher: any feed → complete endpoint sets → a registry.
+
+It follows changes, asks the feed for the whole state of each deployment named, and publishes a set when it differs
+from the last one published. At start, after errors and from time to time it lists everything, which repairs whatever
+a lost change missed, empties the sets of deployments that ended unseen, and takes their names away.
+
+Several watchers may follow the same deployments: each key has one publisher (``claims.py``), the others stand by. A
+key is claimed first and its state read afterwards, so what a new publisher says is never older than what the last one
+said; a publisher that was paused finds itself fenced. So no pause and no crash makes a set older than it was.
+
+When the feed cannot be read, this watcher gives its keys to others, and the sets stay as they are: stale beats empty.
+If nobody else keeps a set up either, it is marked stale (``stale.py``). The first set that is published afterwards is
+the corrected one. A key that fails alone (somebody else's data lies under it, say) holds up no other.
+"""
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from muster.clock import Clock, wait_for_event
+from muster.discovery.claims import LEASE_SECONDS, Claims
+from muster.discovery.stale import mark_stale
+from muster.errors import CursorExpired, FeedError, Fenced, RegistryError, StoreError
+from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey, Withheld
+from muster.model.event import Cursor
+from muster.model.feed import Feed, ServiceState
+from muster.model.ids import DeploymentId
+from muster.registry.port import Registry
+
+RELIST_SECONDS = 30.0
+RETRY_SECONDS = 1.0
+LISTEN_SECONDS = 0.5
+"""After so long a feed that was asked for its changes surely listens."""
+STALE_SECONDS = 3.0
+"""How long a feed may fail before its sets are marked; a restart of a server is shorter."""
+BREATHS = 4
+"""The rest after a listing, in times of what it took."""
+AT_ONCE = 32
+"""Registry calls under way at once while everything is published: a taken-over registry is right within a second."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    epoch: int
+    revision: int
+    endpoints: tuple[Endpoint, ...]
+    withheld: tuple[Withheld, ...]
+    ca_pem: str | None
+
+
+class Watcher:
+    """Publishes what one feed says, as ``publisher`` (``SOURCE#NAME``, the name unique per living process).
+
+    ``SOURCE`` says whose deployments the feed tells of: what a dead publisher of the same source left behind is
+    cleared up, what is of another source is left alone.
+    """
+
+    def __init__(
+        self, feed: Feed, registry: Registry, clock: Clock, *, publisher: str, lease_seconds: float = LEASE_SECONDS
+    ) -> None:
+        self._feed = feed
+        self._registry = registry
+        self._clock = clock
+        self._claims = Claims(registry, clock, publisher, lease_seconds)
+        self._is_behind = self._claims.has_news
+        self._published: dict[ServiceKey, _Published] = {}
+        self._aliases: dict[ServiceKey, tuple[ServiceKey | None, int]] = {}
+        self._keys: dict[DeploymentId, frozenset[ServiceKey]] = {}
+        self._ended: set[ServiceKey] = set()
+        self._one_at_a_time = asyncio.Lock()
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._has_failed = False
+
+    async def run(self) -> None:
+        """Watch and publish for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._claims.run(), name="discovery claims")
+            group.create_task(self._watch(), name="discovery watch")
+
+    async def _watch(self) -> None:
+        failing_since: datetime.datetime | None = None
+        while True:
+            try:
+                cursor = await self._list()
+                failing_since = None
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._follow(cursor), name="discovery follow")
+                    group.create_task(self._relist(), name="discovery relist")
+            except* CursorExpired:
+                _log.info("events that discovery had not seen were pruned: listing again")
+            except* (FeedError, StoreError) as failed:
+                _log.warning("discovery keeps the last sets, again in %.0f s: %s", RETRY_SECONDS, _first(failed))
+                if failing_since is None:
+                    failing_since = self._clock.now()  # one lost answer is made good by the next
+                else:
+                    await self._stand_down(failing_since)
+            except* RegistryError as failed:
+                _log.warning("discovery keeps the last sets, again in %.0f s: %s", RETRY_SECONDS, _first(failed))
+            await self._clock.sleep(RETRY_SECONDS)
+
+    async def _stand_down(self, since: datetime.datetime) -> None:
+        """Let somebody publish who can read the feed; if nobody does, say since when the sets are unchecked."""
+        now = self._clock.now()
+        try:
+            await self._claims.retire()
+            if (now - since).total_seconds() >= STALE_SECONDS:
+                known = frozenset(key for keys in self._keys.values() for key in keys)
+                await mark_stale(self._registry, self._claims, known, since=since, now=now)
+        except RegistryError as error:
+            _log.warning("nor can the sets be marked stale: %s", error)
+
+    async def _follow(self, cursor: Cursor) -> None:
+        async for batch in self._feed.changes(cursor):
+            async with self._one_at_a_time, asyncio.TaskGroup() as group:
+                for deployment_id in sorted(batch.deployments):
+                    group.create_task(self._refresh(deployment_id), name=f"refresh {deployment_id}")
+
+    async def _relist(self) -> None:
+        self._is_behind.set()  # what changed without an event before ``changes`` listens is found by one more
+        await self._clock.sleep(LISTEN_SECONDS)
+        while True:
+            await wait_for_event(self._is_behind, self._clock, RELIST_SECONDS)
+            self._is_behind.clear()
+            began = self._clock.monotonic()
+            await self._list()
+            rest = RETRY_SECONDS if self._has_failed else BREATHS * (self._clock.monotonic() - began)
+            await self._clock.sleep(rest)
+
+    async def _list(self) -> Cursor:
+        async with self._one_at_a_time:
+            stored = await self._registry.keys()  # first: a registry that is away fails here, once, not at every key
+            self._forget_lost(stored)
+            self._has_failed = False
+            listing = await self._feed.services()
+            if await self._claim(listing.services):
+                listing = await self._feed.services()
+                await self._claim(listing.services)
+            self._keys = {state.deployment_id: frozenset(state.endpoints) for state in listing.services}
+            await self._apply(listing.services)
+            listed = {key for keys in self._keys.values() for key in keys}
+            await self._end(set(stored) - listed - self._ended)
+            return listing.cursor
+
+    async def _refresh(self, deployment_id: DeploymentId) -> None:
+        known = self._keys.get(deployment_id)
+        if known and all(self._claims.epoch_of(key) is None for key in known):
+            return  # another watcher publishes it
+        async with self._places:
+            state = await self._feed.service(deployment_id)
+            if state is not None and await self._claim([state]):
+                state = await self._feed.service(deployment_id)
+        if state is not None:
+            self._keys[deployment_id] = frozenset(state.endpoints)
+            await self._apply([state])
+
+    async def _claim(self, states: Iterable[ServiceState]) -> frozenset[ServiceKey]:
+        return await self._claims.claim([key for state in states for key in state.endpoints])
+
+    def _forget_lost(self, stored: Collection[ServiceKey]) -> None:
+        """Take over anew what was published and is not there any more."""
+        for key in self._published.keys() - set(stored):
+            self._lose(key)
+        if not stored:
+            self._aliases.clear()
+            self._ended.clear()
+
+    async def _end(self, unlisted: Collection[ServiceKey]) -> None:
+        """Settle what has a set and is not listed: it has ended, perhaps with nobody telling, if it is of our source.
+
+        What another living watcher publishes is its own affair.
+        """
+        if not unlisted:
+            return
+        left: dict[ServiceKey, ServiceState] = {}
+        for key, claim in (await self._registry.claims()).items():
+            if key in unlisted and self._claims.may_settle(claim.publisher):
+                state = await self._feed.service(DeploymentId(key.service))
+                if state is not None:  # or it lives, and this feed does not follow it
+                    left[key] = state
+        gained = await self._claims.claim(left)
+        for key in sorted(left, key=str):
+            now = await self._feed.service(DeploymentId(key.service)) if key in gained else left[key]
+            if now is not None and self._claims.epoch_of(key) is not None:
+                ending = ServiceState(now.deployment_id, {key: now.endpoints.get(key, ())}, now.aliases)
+                if await self._apply([ending]):
+                    self._ended.add(key)
+
+    async def _apply(self, states: Sequence[ServiceState]) -> bool:
+        """Publish what deployments have, as far as it is ours to publish; return whether all went well."""
+        failed: list[RegistryError] = []
+
+        async def apply(state: ServiceState) -> None:
+            async with self._places:
+                failed.extend(await self._apply_one(state))
+
+        async with asyncio.TaskGroup() as group:
+            for state in states:
+                group.create_task(apply(state), name=f"publish {state.deployment_id}")
+        self._report(failed)
+        return not failed
+
+    async def _apply_one(self, state: ServiceState) -> list[RegistryError]:
+        failed = []
+        epochs = {key: epoch for key in state.endpoints if (epoch := self._claims.epoch_of(key)) is not None}
+        for key, epoch in epochs.items():
+            try:
+                await self._publish(key, epoch, state)
+            except RegistryError as error:
+                self._lose(key)
+                failed.append(error)
+        for alias, target in state.aliases.items() if epochs else ():
+            try:
+                await self._point(alias, target, max(epochs.values()))
+            except RegistryError as error:
+                failed.append(error)
+        return failed
+
+    def _lose(self, key: ServiceKey) -> None:
+        """Take a key for lost: fenced, or done and the answer lost. It is claimed anew, and read anew."""
+        self._published.pop(key, None)
+        self._claims.drop(key)
+
+    def _report(self, failed: Sequence[RegistryError]) -> None:
+        if not failed:
+            return
+        self._is_behind.set()
+        real = [error for error in failed if not isinstance(error, Fenced)]
+        if real:
+            self._has_failed = True
+            _log.warning(
+                "discovery keeps the last of %d sets and names, again in %.0f s: %s", len(real), RETRY_SECONDS, real[0]
+            )
+
+    async def _point(self, alias: ServiceKey, target: ServiceKey | None, epoch: int) -> None:
+        if self._aliases.get(alias) == (target, epoch):
+            return
+        self._aliases.pop(alias, None)  # should the call fail, nobody knows where the name points
+        if target is None:
+            await self._registry.unlink(alias)
+        else:
+            await self._registry.link(alias, target)
+        self._aliases[alias] = target, epoch
+
+    async def _publish(self, key: ServiceKey, epoch: int, state: ServiceState) -> None:
+        last = self._published.get(key)
+        revision = 1 if last is None or last.epoch != epoch else last.revision + 1
+        coming = _Published(epoch, revision, state.endpoints[key], state.withheld.get(key, ()), state.ca_pem)
+        if last is not None and revision > 1 and _says_the_same(last, coming):
+            return
+        await self._registry.publish(
+            key,
+            EndpointSet(
+                epoch,
+                revision,
+                coming.endpoints,
+                published_at=self._clock.now(),
+                ca_pem=coming.ca_pem,
+                withheld=coming.withheld,
+            ),
+        )
+        self._published[key] = coming
+
+
+def _says_the_same(one: _Published, other: _Published) -> bool:
+    return (one.endpoints, one.withheld, one.ca_pem) == (other.endpoints, other.withheld, other.ca_pem)
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
