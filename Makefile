@@ -31,7 +31,7 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 
 lock: ## renew the pinned requirements (needs uv)
 	uv pip compile pyproject.toml --extra server --extra docker --group demo --group build --universal --generate-hashes --no-emit-index-url -q -o requirements/demo.txt
-	uv pip compile pyproject.toml --extra server --extra docker --group dev --universal --generate-hashes --no-emit-index-url -q -c requirements/demo.txt -o requirements/dev.txt
+	uv pip compile pyproject.toml --extra server --extra docker --extra redis --extra etcd --group dev --universal --generate-hashes --no-emit-index-url -q -c requirements/demo.txt -o requirements/dev.txt
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -18,7 +18,8 @@
     │  │  └─ MachineUnreachable    the host itself does not answer: if that lasts, it is lost
     │  └─ EngineRejected         permanent for this container: it fails with ``reason``
     ├─ StorageError            the file storage is not mounted, read-only, full or broken: the operator mends it
-    ├─ FeedError
+    ├─ FeedError                 the feed cannot be read: keep what it last said and try again
+    │  ├─ FeedRefused            its API refuses: a wrong token, no entitlement, or it is another API; a person mends that
     │  └─ CursorExpired          the events after this cursor are gone: list again
     ├─ RegistryError
     │  ├─ RegistryUnavailable    keep the last set and try again
@@ -131,6 +132,10 @@ class StorageError(MusterError):
 
 class FeedError(MusterError):
     """The event feed could not be read; the last published set stays."""
+
+
+class FeedRefused(FeedError):
+    """The API behind a feed refuses the calls, and will until a person changes something; the message says what."""
 
 
 class CursorExpired(FeedError):
