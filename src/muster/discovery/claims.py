@@ -3,7 +3,7 @@
 Each watcher records a heartbeat several times within its lease and claims the keys that nobody has, or whose publisher
 has died: one whose heartbeat is gone, or has not changed for as long as it promised. That is measured by the
 observer's own monotonic clock, so hosts need not agree on the time, and it needs nothing of a registry but to keep
-what it is given. With a lease of 0.6 s a dead publisher is replaced in less than a second.
+what it is given. With a lease of 0.5 s a dead publisher is replaced in less than a second.
 
 A claim comes with the epoch to publish under, greater than any before, so a publisher that was paused and wakes up is
 fenced by the registry at its first word, whatever it still believes. Here it finds out sooner: whose last heartbeat is
@@ -25,8 +25,8 @@ from muster.errors import RegistryError
 from muster.model.endpoint import ServiceKey
 from muster.registry.port import Beat, Registry
 
-LEASE_SECONDS = 0.6
-BEATS_PER_LEASE = 4
+LEASE_SECONDS = 0.5
+BEATS_PER_LEASE = 5
 FORGET_SECONDS = 60.0
 """A heartbeat is swept away when it has been still for so much longer than it promised."""
 

@@ -31,6 +31,8 @@ from muster.registry.port import Registry
 
 RELIST_SECONDS = 30.0
 RETRY_SECONDS = 1.0
+FIRST_RETRY_SECONDS = 0.25
+"""Soon, because whoever cannot read holds up others that can."""
 LISTEN_SECONDS = 0.5
 """After so long a feed that was asked for its changes surely listens."""
 STALE_SECONDS = 3.0
@@ -84,6 +86,7 @@ class Watcher:
     async def _watch(self) -> None:
         failing_since: datetime.datetime | None = None
         while True:
+            pause_seconds = RETRY_SECONDS
             try:
                 cursor = await self._list()
                 failing_since = None
@@ -93,14 +96,14 @@ class Watcher:
             except* CursorExpired:
                 _log.info("events that discovery had not seen were pruned: listing again")
             except* (FeedError, StoreError) as failed:
-                _log.warning("discovery keeps the last sets, again in %.0f s: %s", RETRY_SECONDS, _first(failed))
-                if failing_since is None:
-                    failing_since = self._clock.now()  # one lost answer is made good by the next
+                _log.warning("discovery keeps the last sets and tries again: %s", _first(failed))
+                if failing_since is None:  # one lost answer is made good by the next
+                    failing_since, pause_seconds = self._clock.now(), FIRST_RETRY_SECONDS
                 else:
                     await self._stand_down(failing_since)
             except* RegistryError as failed:
-                _log.warning("discovery keeps the last sets, again in %.0f s: %s", RETRY_SECONDS, _first(failed))
-            await self._clock.sleep(RETRY_SECONDS)
+                _log.warning("discovery keeps the last sets and tries again: %s", _first(failed))
+            await self._clock.sleep(pause_seconds)
 
     async def _stand_down(self, since: datetime.datetime) -> None:
         """Let somebody publish who can read the feed; if nobody does, say since when the sets are unchecked."""
