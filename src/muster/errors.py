@@ -131,7 +131,11 @@ class StorageError(MusterError):
 
 
 class FeedError(MusterError):
-    """The event feed could not be read; the last published set stays."""
+    """The event feed could not be read; the last published set stays. ``code``: the API's word, if it gave one."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class FeedRefused(FeedError):

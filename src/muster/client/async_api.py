@@ -186,7 +186,7 @@ class AsyncApi:
             return FeedRefused(f"{at}: there is no such path: is the address right? ({text})")
         if code == "Success":
             return FeedRefused(f"{at} is not Muster's API: it answers as AutoDL does")
-        return FeedError(f"{at} refuses: {code}: {text}")
+        return FeedError(f"{at} refuses: {code}: {text}", code)
 
 
 def _parsed(text: bytes | str) -> Any:
