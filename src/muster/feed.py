@@ -5,7 +5,7 @@ event (a deployment deleted while nothing ran) by the store's commit hint. Both 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from muster.clock import Clock, wait_for_event
 from muster.model.container import Container, ContainerStatus
@@ -14,7 +14,7 @@ from muster.model.endpoint import Endpoint, ServiceKey, Withheld
 from muster.model.event import Cursor
 from muster.model.feed import ChangeBatch, Listing, ServiceState
 from muster.model.front import Front, service_address, service_url
-from muster.model.ids import DeploymentId
+from muster.model.ids import AccountId, DeploymentId
 from muster.store.port import Changes, Store, Transaction
 from muster.store.specs import spec_of
 
@@ -46,13 +46,15 @@ class StoreFeed:
         self._readers: set[_Reader] = set()
         store.on_commit(self._hint)
 
-    async def services(self) -> Listing:
-        """Return every live deployment, and the cursor of that moment."""
+    async def services(self, account_id: AccountId | None = None) -> Listing:
+        """Return every live deployment, of one account or of all, and the cursor of that moment."""
         ca_pem = self._ca_pem()
 
         def work(tx: Transaction) -> Listing:
-            states = [_state(tx, deployment_id, self._front, ca_pem) for deployment_id in tx.deployments.unsettled()]
-            return Listing(states, tx.events.last())
+            found = tx.deployments.unsettled()
+            if account_id is not None:
+                found = owned(tx, account_id, found)
+            return Listing([_state(tx, each, self._front, ca_pem) for each in found], tx.events.last())
 
         return await self._store.read(work)
 
@@ -85,6 +87,12 @@ class StoreFeed:
         for reader in self._readers:
             reader.deployments |= changes.deployments
             reader.has_news.set()
+
+
+def owned(tx: Transaction, account_id: AccountId, deployment_ids: Iterable[DeploymentId]) -> Sequence[DeploymentId]:
+    """Return those of the deployments that belong to an account, deleted ones too."""
+    found = ((each, tx.deployments.get(each)) for each in deployment_ids)
+    return [each for each, deployment in found if deployment is not None and deployment.account_id == account_id]
 
 
 class _Reader:

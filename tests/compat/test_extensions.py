@@ -32,6 +32,10 @@ OURS = [
     ("GET", "/containers/x/logs"),
     ("GET", "/events"),
     ("GET", "/endpoints?service=asr"),
+    ("GET", "/endpoints/watch?service=asr"),
+    ("GET", "/services"),
+    ("GET", "/services/changes"),
+    ("GET", "/services/0123456789"),
 ]
 
 
@@ -175,7 +179,9 @@ def test_containers_of_a_deployment_are_listed_oldest_first(world: World) -> Non
     assert rows[0]["is_ready"]
 
 
-@pytest.mark.parametrize("path", ["/deployments/{0}", "/deployments/{0}/containers", "/events?deployment_uuid={0}"])
+@pytest.mark.parametrize(
+    "path", ["/deployments/{0}", "/deployments/{0}/containers", "/events?deployment_uuid={0}", "/services/{0}"]
+)
 def test_another_accounts_deployment_is_a_404(world: World, path: str) -> None:
     theirs = world.create(token=MEMBER)
     refusals = [error(get(world, path.format(uuid), status=404))[0] for uuid in (theirs, "0123456789")]

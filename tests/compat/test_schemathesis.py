@@ -100,7 +100,7 @@ def test_an_operation_answers_as_the_file_says(
                         place[name] = data.draw(st.sampled_from(there[name]))
         if isinstance(case.query, dict) and "follow" in case.query:
             case.query["follow"] = "false"
-        if path.endswith("/events"):
+        if path.endswith(("/events", "/changes", "/watch")):
             case.query = {**(case.query or {}), "follow": "false"}
         response = send(inhabited, case)
         if response is not None:

@@ -30,6 +30,7 @@ from muster.api.routes import (
     metrics,
     pool,
     rollout,
+    services,
     ssh,
 )
 from muster.api.routes import audit as audit_routes
@@ -42,6 +43,7 @@ from muster.api.routes.exec import extension as exec_extension
 from muster.api.signal import CommitSignal
 from muster.api.token_use import TokenUses
 from muster.clock import Clock
+from muster.feed import StoreFeed
 from muster.files import FileStorage
 from muster.model.ids import ContainerId, random_hex
 from muster.registry.port import Registry
@@ -76,6 +78,8 @@ def create_app(
     zone: datetime.tzinfo = CHINA,
     random_hex: Callable[[int], str] = random_hex,
     ca_pem: Callable[[], str | None] = lambda: None,
+    feed: StoreFeed | None = None,
+    installation: str = "muster",
 ) -> FastAPI:
     """Build the API.
 
@@ -87,7 +91,8 @@ def create_app(
     ``uses`` has it written when tokens were last used. ``requests_per_second`` is how often a token may ask, with
     twice as many at once; 0: as often as it likes. Naive times in requests are of ``zone``, and so are all times in
     answers. ``random_hex`` draws the uuids of deployments. ``ca_pem`` tells the authority to trust at containers'
-    addresses, if there is one of that kind.
+    addresses, if there is one of that kind. ``feed`` tells watchers elsewhere who is ready, and ``installation`` whose
+    services these are.
     """
     app = FastAPI(
         title="Muster",
@@ -117,6 +122,8 @@ def create_app(
         random_hex=random_hex,
         host_key=host_key,
         ca_pem=ca_pem,
+        feed=feed or StoreFeed(store, clock, reach.front, ca_pem=ca_pem),
+        installation=installation,
     )
     envelope.install(app)
     for noun in (
@@ -140,6 +147,7 @@ def create_app(
         images,
         machines,
         endpoints,
+        services,
         ca,
         accounts,
         audit_routes,

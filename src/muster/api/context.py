@@ -14,6 +14,7 @@ from muster.api.signal import CommitSignal
 from muster.api.token_use import TokenUses
 from muster.clock import Clock
 from muster.engine.port import Capabilities, ExecSession
+from muster.feed import StoreFeed
 from muster.files import FileStorage
 from muster.model.ids import ContainerId
 from muster.model.routes import LoadReport
@@ -67,6 +68,7 @@ class Context:
     ``host_key`` tells the SSH gateway's public key.
     ``uses`` learns which tokens were used, ``limit`` how often; without one, a token may ask as often as it likes.
     ``ca_pem`` tells the authority that clients of containers need, ``None`` if they need none.
+    ``feed`` tells who is ready; ``installation`` is the id by which watchers elsewhere know whose services these are.
     """
 
     store: Store
@@ -86,6 +88,8 @@ class Context:
     limit: TokenBuckets | None
     random_hex: Callable[[int], str]
     ca_pem: Callable[[], str | None]
+    feed: StoreFeed
+    installation: str
     host_key: Callable[[], str] | None = None
 
 

@@ -81,7 +81,7 @@ class EndpointSet:
                 "schema": SCHEMA,
                 "epoch": self.epoch,
                 "revision": self.revision,
-                "endpoints": [_endpoint_to_wire(endpoint) for endpoint in self.endpoints],
+                "endpoints": [endpoint_to_wire(endpoint) for endpoint in self.endpoints],
                 "ca_pem": self.ca_pem,
                 "broker_url": self.broker_url,
                 "published_at": self.published_at.isoformat(),
@@ -105,7 +105,7 @@ class EndpointSet:
             return cls(
                 epoch=int(wire["epoch"]),
                 revision=int(wire["revision"]),
-                endpoints=tuple(_endpoint_from_wire(each) for each in wire["endpoints"]),
+                endpoints=tuple(endpoint_from_wire(each) for each in wire["endpoints"]),
                 published_at=datetime.datetime.fromisoformat(wire["published_at"]),
                 stale_since=_time(wire.get("stale_since")),
                 ca_pem=wire.get("ca_pem"),
@@ -116,7 +116,8 @@ class EndpointSet:
             raise InvalidSpec("endpoint set", f"is not one of ours: {error!r}") from error
 
 
-def _endpoint_to_wire(endpoint: Endpoint) -> dict[str, Any]:
+def endpoint_to_wire(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the documented form of one endpoint."""
     return {
         "id": endpoint.id,
         "url": endpoint.url,
@@ -130,7 +131,8 @@ def _endpoint_to_wire(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _endpoint_from_wire(wire: Mapping[str, Any]) -> Endpoint:
+def endpoint_from_wire(wire: Mapping[str, Any]) -> Endpoint:
+    """Read the documented form; raises whatever a wrong one provokes: whoever calls it says what it was part of."""
     return Endpoint(
         id=str(wire["id"]),
         url=str(wire["url"]),

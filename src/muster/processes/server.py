@@ -95,7 +95,7 @@ async def serve(settings: Settings) -> None:
         await _prepare(settings, storage, clock, installation, chosen.engine.capabilities)
         await _introduce(settings, storage, clock, url)
         lock.tell(url=url, engine=chosen.name, note=chosen.note)
-        await _work(settings, listener, storage, chosen.engine, files, sets, clock, f"{installation}#server")
+        await _work(settings, listener, storage, chosen.engine, files, sets, clock, installation)
 
 
 async def _work(  # noqa: PLR0917  the parts of one process, each of its own type
@@ -106,7 +106,7 @@ async def _work(  # noqa: PLR0917  the parts of one process, each of its own typ
     files: FileStorage,
     sets: Registry,
     clock: Clock,
-    publisher: str,
+    installation: str,
 ) -> None:
     vault = Vault(settings.home / VAULT_KEY)
     plane = ControlPlane(
@@ -128,6 +128,7 @@ async def _work(  # noqa: PLR0917  the parts of one process, each of its own typ
     front = None if plane.front is None else plane.front.front
     tell_ca = _ca_of(settings)
 
+    feed = StoreFeed(storage, clock, front, ca_pem=tell_ca)
     uses = TokenUses(storage, clock)
     http = HttpServer(listener)
     app = create_app(
@@ -138,6 +139,8 @@ async def _work(  # noqa: PLR0917  the parts of one process, each of its own typ
         reach=Reach(front, vault.open),
         ingress=plane.ingress,
         ca_pem=tell_ca,
+        feed=feed,
+        installation=installation,
         host_key=partial(public_host_key, settings.home) if settings.ingress else None,
         files=files if runner.capabilities.has_images else None,
         vault=vault,
@@ -150,8 +153,7 @@ async def _work(  # noqa: PLR0917  the parts of one process, each of its own typ
     )
     async with until_stopped() as group:
         group.create_task(plane.run(), name="control plane")
-        feed = StoreFeed(storage, clock, front, ca_pem=tell_ca)
-        watcher = Watcher(feed, sets, clock, publisher=publisher, lease_seconds=OWN_LEASE_SECONDS)
+        watcher = Watcher(feed, sets, clock, publisher=f"{installation}#server", lease_seconds=OWN_LEASE_SECONDS)
         group.create_task(watcher.run(), name="discovery")
         group.create_task(uses.run(), name="uses of tokens")
         group.create_task(http.run(app), name="api")

@@ -1,9 +1,12 @@
 """Endpoints: who serves a service now, as the registry has it."""
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
 
 from muster.api.auth import Caller
 from muster.api.context import Ctx
+from muster.api.service_stream import set_lines
+from muster.api.stream import NDJSON
 from muster.errors import NotFound
 from muster.model.deployment import PORTS
 from muster.model.endpoint import ServiceKey
@@ -20,3 +23,20 @@ async def get_endpoints(
     if found is None:
         raise NotFound("service", f"{service}:{port}")
     return Response(found.to_json(), media_type="application/json")
+
+
+@extension.get("/watch", response_class=StreamingResponse)
+async def watch_endpoints(
+    caller: Caller,
+    context: Ctx,
+    *,
+    service: str = Query(min_length=1, max_length=255),
+    port: int = PORTS[0],
+    follow: bool = True,
+) -> StreamingResponse:
+    """Stream the EndpointSet of a name or deployment uuid: the present one, then each newer one, one JSON value a line.
+
+    While none was published there is none: that means unknown, not that nobody serves.
+    """
+    lines = set_lines(context, ServiceKey(caller.name, service, port), follow=follow)
+    return StreamingResponse(lines, media_type=NDJSON)
