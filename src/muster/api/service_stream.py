@@ -45,14 +45,14 @@ async def set_lines(context: Context, key: ServiceKey, *, follow: bool) -> Async
             yield line
 
 
-async def _changes_of(context: Context, account: Account, cursor: Cursor) -> AsyncGenerator[bytes]:
+async def _changes_of(context: Context, account: Account, cursor: Cursor) -> AsyncGenerator[bytes, None]:
     async for batch in context.feed.changes(cursor):
         found = await context.store.read(lambda tx, ids=batch.deployments: owned(tx, account.id, ids))  # type: ignore[misc]
         if found:
             yield _changes(set(found), batch.cursor)
 
 
-async def _sets_of(context: Context, key: ServiceKey) -> AsyncGenerator[bytes]:
+async def _sets_of(context: Context, key: ServiceKey) -> AsyncGenerator[bytes, None]:
     async for endpoints in context.registry.watch(key):
         yield endpoints.to_json().encode() + b"\n"
 
@@ -61,7 +61,7 @@ def _changes(deployments: set[str], cursor: int) -> bytes:
     return json.dumps({"deployments": sorted(deployments), "cursor": cursor}).encode() + b"\n"
 
 
-async def _with_signs_of_life(lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+async def _with_signs_of_life(lines: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """Yield the lines, an empty one whenever none came for a while, and what ended them, if something did."""
     coming = asyncio.ensure_future(anext(lines, None))
     try:

@@ -12,7 +12,7 @@ address and what was found there, never the token.
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,7 +81,7 @@ class AsyncApi:
         self._check(path, response, wire)
         return wire
 
-    async def lines(self, path: str, **params: Any) -> AsyncIterator[Any]:
+    async def lines(self, path: str, **params: Any) -> AsyncGenerator[Any, None]:
         """Yield what one of Muster's streams tells, one value a line; ends when the stream does.
 
         Raises ``FeedError`` also when nothing comes for 30 s. Close the iterator when you leave it early.

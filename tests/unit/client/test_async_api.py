@@ -35,7 +35,7 @@ def run(handle: Handler | httpx.Response, call: Callable[[AsyncApi], Any], *, vi
 
 
 async def read(api: AsyncApi) -> list[Any]:
-    async with aclosing(api.lines(f"{SERVICES}/changes", after=3)) as lines:  # type: ignore[type-var]
+    async with aclosing(api.lines(f"{SERVICES}/changes", after=3)) as lines:
         return [line async for line in lines]
 
 
