@@ -32,6 +32,7 @@ OURS = [
     ("GET", "/containers/x/logs"),
     ("GET", "/events"),
     ("GET", "/endpoints?service=asr"),
+    ("GET", "/endpoints/keys"),
     ("GET", "/endpoints/watch?service=asr"),
     ("GET", "/services"),
     ("GET", "/services/changes"),

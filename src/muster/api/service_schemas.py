@@ -1,6 +1,6 @@
 """What our API says of services, for a watcher elsewhere: the shapes of ``model/service_wire.py``, for the document.
 
-Answers are made there and not of these models: a thousand services with all their endpoints are one answer.
+Those answers are made there and not of these models: a thousand services with all their endpoints are one answer.
 """
 
 import datetime
@@ -73,3 +73,17 @@ class Service(BaseModel):
     ca_pem: str | None
     is_live: bool
     service: ServiceRow
+
+
+class EndpointKey(BaseModel):
+    """Where a set is published."""
+
+    service: str
+    port: int
+
+
+class EndpointKeys(BaseModel):
+    """All sets of an account."""
+
+    account: str
+    keys: list[EndpointKey]

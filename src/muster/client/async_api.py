@@ -10,6 +10,7 @@ address and what was found there, never the token.
 """
 
 import asyncio
+import functools
 import json
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -217,9 +218,14 @@ def _host(url: str) -> str:
     return parsed.host
 
 
-def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
+@functools.cache
+def _everybodys() -> ssl.SSLContext:
+    return httpx.create_ssl_context()  # 20 ms of processor time, and an SDK may open a hundred of these clients
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
     if ca_file is None:
-        return True
+        return _everybodys()
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:

@@ -10,11 +10,16 @@ from importlib import import_module
 from muster.errors import InvalidSpec
 from muster.registry.port import Registry
 
-_MODULES = {"memory": "muster.registry.memory", "file": "muster.registry.file"}
+_MODULES = {
+    "memory": "muster.registry.memory",
+    "file": "muster.registry.file",
+    "muster+http": "muster.registry.api",
+    "muster+https": "muster.registry.api",
+}
 
 
 def connect(url: str) -> Registry:
-    """Open the registry that ``url`` names: ``memory://NAME`` or ``file:///ABSOLUTE/FOLDER``.
+    """Open the registry that ``url`` names: ``memory://NAME``, ``file:///ABSOLUTE/FOLDER`` or ``muster+https://HOST``.
 
     Nothing is contacted yet. Raises ``InvalidSpec`` for an unknown scheme and for a URL that its registry cannot mean.
     """

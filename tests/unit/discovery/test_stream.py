@@ -3,15 +3,13 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from muster.client.async_api import AsyncApi
 from muster.clock import SystemClock
@@ -26,6 +24,7 @@ from muster.model.ids import DeploymentId
 from muster.registry import connect
 from muster.registry.port import Registry
 from tests.compat.world import ADMIN, MEMBER, World
+from tests.unit.api.line import Line
 from tests.unit.api.served import Server, on_stage
 
 UNKNOWN = DeploymentId("0123456789")
@@ -52,45 +51,11 @@ def world(server: Server, furnished: Path, tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def line(server: Server, world: World) -> "Line":
+def line(server: Server, world: World) -> Line:
     """Put what can be cut between the API and its readers."""
     made = Line(server, world.app)
     server.app = made
     return made
-
-
-class Line:
-    """The way to an app: it may be cut, with all answers that are under way, and mended."""
-
-    def __init__(self, server: Server, app: ASGIApp) -> None:
-        self._server = server
-        self._app = app
-        self._is_cut = False
-        self._under_way: set[asyncio.Future[None]] = set()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._is_cut:
-            await PlainTextResponse("<html>bad gateway", status_code=502)(scope, receive, send)
-            return
-        answering = asyncio.ensure_future(self._answer(scope, receive, send))
-        self._under_way.add(answering)
-        with suppress(asyncio.CancelledError):
-            await answering
-        self._under_way.discard(answering)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
-
-    def cut(self) -> None:
-        async def work() -> None:
-            self._is_cut = True
-            for answering in self._under_way:
-                answering.cancel()
-
-        self._server.runner.run(work())
-
-    def mend(self) -> None:
-        self._is_cut = False
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
+from muster.api import service_schemas as schemas
 from muster.api.auth import Caller
 from muster.api.context import Ctx
 from muster.api.service_stream import set_lines
@@ -23,6 +24,14 @@ async def get_endpoints(
     if found is None:
         raise NotFound("service", f"{service}:{port}")
     return Response(found.to_json(), media_type="application/json")
+
+
+@extension.get("/keys")
+async def list_endpoint_keys(caller: Caller, context: Ctx) -> schemas.EndpointKeys:
+    """Return for which services and ports of the account there are sets, by uuid: names are not among them."""
+    keys = [key for key in await context.registry.keys() if key.account == caller.name]
+    rows = [schemas.EndpointKey(service=key.service, port=key.port) for key in keys]
+    return schemas.EndpointKeys(account=caller.name, keys=rows)
 
 
 @extension.get("/watch", response_class=StreamingResponse)
