@@ -3,9 +3,9 @@
 ``ScriptedWorld`` holds the account and answers requests; it knows nothing of sockets and no time but what it is given.
 ``scripted_api.py`` puts it behind a real socket or behind an httpx transport, and says how it is used.
 
-Rows have the fields of the hosted API and none of our extensions. Lists are newest first, pages hold at most
-``page_cap`` rows. Every answer says what is true at its own moment: only order, repetition and completeness suffer
-from misbehaviour, never truth, so that a reader can be held to account for everything it believes.
+Rows have the fields of the hosted API, and none of our extensions unless told so. Lists are newest first, pages hold
+at most ``page_cap`` rows. Every answer says what is true at its own moment: only order, repetition and completeness
+suffer from misbehaviour, never truth, so that a reader can be held to account for everything it believes.
 """
 
 import datetime
@@ -75,6 +75,8 @@ class ScriptedWorld:
         """Answer ``RequestParameterIsWrong`` to a list of containers that names no deployment."""
         self.ignores_account_wide = False
         """Answer such a list with nothing instead."""
+        self.tells_readiness = False
+        """Say of each container whether it is ready, as Muster's API does."""
         self.clock_skew = datetime.timedelta()
         """How far the API's clock is off; may be changed at any time."""
         self.is_down = False
@@ -350,6 +352,7 @@ class ScriptedWorld:
                 "service_6006_port_url": urls[6006],
                 "service_6008_port_url": urls[6008],
             },
+            **({"is_ready": bool(each.ready_ports)} if self.tells_readiness else {}),
             "started_at": each.started_at,
             "stopped_at": each.stopped_at,
             "created_at": each.created_at,
