@@ -13,6 +13,9 @@ import pytest
 from muster.client.async_api import PATIENCE, AsyncApi
 from muster.errors import CursorExpired, FeedError, FeedRefused, InvalidSpec, MusterError, NotFound, Unauthenticated
 from muster.testing.clock import VirtualLoop
+from muster.tls.authority import ca_pem
+from muster.tls.certificate import Certificates
+from tests.unit.balancer.servers import ok, serving
 
 URL, TOKEN = "https://api.example/prefix", "mst_secret"
 LIST, SERVICES = "/api/v1/dev/deployment/list", "/api/v1/muster/services"
@@ -207,3 +210,21 @@ def test_authorities_that_are_none_are_refused_at_once(tmp_path: Path) -> None:
     for path in (tmp_path / "ca.pem", tmp_path / "missing.pem"):
         with pytest.raises(InvalidSpec, match="holds no certificate authority"):
             AsyncApi(URL, TOKEN, ca_file=path)
+
+
+def test_the_authorities_of_the_file_are_trusted_and_nobody_elses_are(tmp_path: Path) -> None:
+    certificates = Certificates.open(tmp_path, names=("127.0.0.1",), certificate=None, key=None)
+    ca_file = tmp_path / "published.pem"
+    ca_file.write_text(ca_pem(tmp_path))
+
+    async def scenario() -> None:
+        async with serving(certificates.context, a=ok) as servers:
+            for trusted, words in (
+                (ca_file, "answers something that is no JSON"),
+                (None, "certificate is not trusted"),
+            ):
+                async with aclosing(AsyncApi(servers["a"].endpoint.url, TOKEN, ca_file=trusted)) as api:
+                    with pytest.raises(FeedError, match=words):
+                        await api.get(SERVICES)
+
+    asyncio.run(scenario())
