@@ -442,7 +442,9 @@ def _run(open_registry: OpenRegistry, scenario: Callable[[Registry], Coroutine[A
             await scenario(registry)
         finally:
             await registry.aclose()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
+        left: set[asyncio.Task[Any]] = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:  # a driver's own task may need a moment to see that its call was cancelled
+            _, left = await asyncio.wait(left, timeout=1.0)
         assert not left, f"left behind: {left}"
 
     asyncio.run(world())
