@@ -7,7 +7,8 @@ watch when one stream breaks, can wait for ever in a lock that a lost stream hol
 gRPC's own quirks, and what is done about them:
 
 * A channel belongs to the event loop that runs when it is made: channels are made by the first call, not by the URL.
-* Cancelling the read of a stream ends the stream: reads are a task of their own, which ends with the stream.
+* Cancelling the read of a stream ends the stream: reads are a task of their own, which ends with the stream. A task of
+  gRPC's, which nobody can await, ends some milliseconds later.
 * A call that ends because its channel was closed raises ``CancelledError`` in whoever awaits it, though nobody
   cancelled that task: it becomes ``RegistryUnavailable``.
 * A channel waits up to two minutes before it connects again, uses the proxy that the environment names, and refuses
@@ -99,8 +100,8 @@ class EtcdClient:
     async def watching(self, keys: Sequence[bytes], revision: int) -> AsyncIterator["asyncio.Task[bool]"]:
         """Give a task that ends when one of ``keys`` has changed at or after ``revision``, or when nobody can say.
 
-        Its result is whether something has changed. A stream that broke, was refused, or reaches back behind etcd's
-        last compaction says ``False``: read again, after a pause.
+        Its result says whether something has changed, as it has for all we know where etcd has compacted that history
+        away. ``False`` is a stream that broke or was refused: read again, after a pause.
         """
         host = self._host("watch")
         call = host.watch()
@@ -111,8 +112,6 @@ class EtcdClient:
             call.cancel()
             news.cancel()
             await asyncio.wait([news])
-            with contextlib.suppress(asyncio.CancelledError):
-                await call.code()  # the call's own task has then ended too
 
     async def aclose(self) -> None:
         """Close the connections; calls under way raise ``RegistryUnavailable``."""
@@ -145,8 +144,8 @@ class EtcdClient:
                     return True
                 if answer.canceled:
                     if not answer.compact_revision:
-                        _log.warning("etcd at %s ended a watch: %s", host.name, answer.cancel_reason or "no reason")
-                    return False
+                        _log.debug("etcd at %s ended a watch: %s", host.name, answer.cancel_reason)
+                    return bool(answer.compact_revision)
                 if answer.header.revision < revision - 1:
                     return False  # etcd has lost what we read, and would only tell what comes after ``revision``
         except grpc.aio.AioRpcError as error:
