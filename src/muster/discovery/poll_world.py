@@ -81,9 +81,8 @@ class World:
 
     async def read_all(self, *, is_poll: bool) -> None:
         """Read everything; a poll leaves out what is known not to have changed. Raises ``FeedError``."""
-        serving = self.rows.keys()
         if self._is_account_wide is not False and await self._read_account():
-            if not is_poll or self._has_to_look_at_deployments(serving):
+            if not is_poll or self._has_to_look_at_deployments():
                 await self._read_deployments()
             return
         if not is_poll or self._is_deployment_list_due():
@@ -145,11 +144,12 @@ class World:
     def _is_deployment_list_due(self) -> bool:
         return self._clock.monotonic() >= self._deployments_due_at
 
-    def _has_to_look_at_deployments(self, served: Collection[DeploymentId]) -> bool:
-        """Whether the list is due, or containers hint that a deployment came or went."""
-        came = self.rows.keys() - self.live.keys() - self._unknown
-        went = (set(served) & self.live.keys()) - self.rows.keys()
-        return self._is_deployment_list_due() or bool(came or went)
+    def _has_to_look_at_deployments(self) -> bool:
+        """Whether the list is due, or a container is of a deployment that was not in it.
+
+        One that loses its containers is looked at by whoever is told of that.
+        """
+        return self._is_deployment_list_due() or bool(self.rows.keys() - self.live.keys() - self._unknown)
 
     async def _list_each(self, wanted: Iterable[DeploymentId], *, by_events: bool) -> None:
         places, unknown = asyncio.Semaphore(AT_ONCE), set[DeploymentId]()

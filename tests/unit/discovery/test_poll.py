@@ -88,6 +88,7 @@ def test_an_api_that_insists_on_a_deployment_is_asked_for_events_and_for_lists_w
     ground: Ground, word: str
 ) -> None:
     setattr(ground.world, word, True)
+    ground.world.tells_readiness = True  # no probe tells what events should
     asr, tts = ground.world.add_deployment("asr"), ground.world.add_deployment("tts")
     first = ground.world.run(asr, 2)
     second = ground.world.run(tts)
@@ -108,9 +109,9 @@ def test_an_api_that_insists_on_a_deployment_is_asked_for_events_and_for_lists_w
 
 
 def test_events_that_come_late_are_found_by_their_number(ground: Ground) -> None:
-    ground.world.refuses_account_wide = True
+    ground.world.refuses_account_wide = ground.world.tells_readiness = True
     asr = ground.world.add_deployment("asr")
-    (uuid,) = ground.world.run(asr)
+    (uuid, *_) = ground.world.run(asr, 2)
     ground.watch()
     ground.advance(12)
     ground.world.holds_events = True
@@ -119,9 +120,10 @@ def test_events_that_come_late_are_found_by_their_number(ground: Ground) -> None
     ground.world.run(asr, 12)  # sixty newer events: the held ones will be on no first page
     ground.advance(6)
     ground.world.release_events()
-    other = ground.world.serving(asr)
+    ground.world.calls.clear()
     ground.advance(6)
-    assert ground.names(asr) == other
+    assert ground.calls(CONTAINER_LIST) > 0
+    assert ground.names(asr) == ground.world.serving(asr)
 
 
 def test_a_trouble_at_the_first_call_is_not_taken_for_an_api_that_insists(ground: Ground) -> None:
@@ -152,6 +154,16 @@ def test_rows_that_move_while_pages_are_read_cost_no_container_its_place(ground:
         ground.world.stop(uuid)
     ground.advance(70)
     assert ground.names(asr) == uuids[15:]
+
+
+@pytest.mark.parametrize("kind", ["shifted", "swapped", "duplicated"])
+def test_a_list_that_does_not_add_up_is_read_again(ground: Ground, kind: str) -> None:
+    ground.world.page_cap = 7
+    asr = ground.world.add_deployment("asr")
+    uuids = sorted(ground.world.run(asr, 40))
+    ground.world.troubles.order(kind, 6, path=CONTAINER_LIST)
+    listing = ground.do(ground.feed.services())
+    assert [each.id for each in listing.services[0].endpoints[ServiceKey("home", asr)]] == uuids
 
 
 def test_a_container_that_ended_leaves_a_list_of_many_pages_with_the_next_poll(ground: Ground) -> None:
@@ -336,6 +348,22 @@ def test_one_lost_answer_is_made_good_before_anybody_is_told(ground: Ground) -> 
     assert ground.errors == []
 
 
+def test_what_a_probe_finds_while_the_api_fails_is_told_when_somebody_can_ask_more(ground: Ground) -> None:
+    asr = ground.world.add_deployment("asr")
+    uuids = sorted(ground.world.run(asr, 60, is_ready=False))
+    ground.watch()
+    ground.advance(30)
+    ground.world.troubles.order("error")
+    ground.world.calls.clear()
+    while not ground.calls():
+        ground.advance(0.05)
+    for uuid in uuids:
+        ground.world.set_ready(uuid)
+    ground.advance(15)
+    assert ground.names(asr) == uuids
+    assert ground.errors == []
+
+
 @pytest.mark.parametrize("kind", ["auth", "not_entitled"])
 def test_an_api_that_refuses_is_asked_once_a_minute(ground: Ground, kind: str) -> None:
     ground.world.troubles.order(kind, 1000)
@@ -355,9 +383,11 @@ def test_nobody_is_taken_back_by_probes_while_the_api_is_away(ground: Ground) ->
     ground.world.set_ready(uuids[0], False)
     ground.advance(100)
     assert ground.names(asr) == uuids
+    assert ground.probes.hold
     ground.world.is_down = False
     ground.advance(90)
     assert ground.names(asr) == uuids[1:]
+    assert not ground.probes.hold
 
 
 @pytest.mark.parametrize("refuses", [False, True])
