@@ -6,6 +6,7 @@ from typing import Any
 from muster.client.async_api import AsyncApi
 from muster.discovery.poll_pages import Page, Pages
 from muster.discovery.poll_rows import RUNNING, ContainerRow, DeploymentRow, container_row, deployment_row
+from muster.errors import FeedError, NotFound
 from muster.model.ids import DeploymentId
 
 _DEV = "/api/v1/dev/deployment"
@@ -38,7 +39,10 @@ class Account:
         async def ask(uuid: str) -> Page:
             return await self._pages.page(DEPLOYMENTS, body(uuid))
 
-        found = await self._pages.without_losing(known, DEPLOYMENTS, body(), deployment_row, ask)
+        try:
+            found = await self._pages.without_losing(known, DEPLOYMENTS, body(), deployment_row, ask)
+        except NotFound as error:
+            raise FeedError(str(error)) from error  # a list of everything is always there
         return {row.id: row for row in found.rows.values()}
 
     async def containers(

@@ -118,7 +118,7 @@ class Pages:
             totals.add(page.total)
             rows.update(self._parsed(path, page.rows, parse))
             is_last = len(seen) == before if page.max_page is None else index >= page.max_page
-            if is_last:
+            if is_last or not page.rows:
                 return Found(rows, index, adds_up=totals in ({len(seen)}, {None}))
         raise FeedError(f"{self._api.base_url}{path} has more than {MOST_PAGES} pages")
 

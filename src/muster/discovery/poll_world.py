@@ -30,7 +30,8 @@ AT_ONCE = 4
 NAMES_KEPT = 10_000
 DOUBTS = 3
 """So often an API may fail to list the whole account, with no clear word, until it is not asked for that any more."""
-_INSISTS = frozenset({"RequestParameterIsWrong", "BadRequest"})
+_UNKNOWN_RECORD = "RecordNotFoundError"
+_INSISTS = frozenset({"RequestParameterIsWrong", "BadRequest", _UNKNOWN_RECORD})
 
 _log = logging.getLogger(__name__)
 
@@ -103,12 +104,10 @@ class World:
         try:
             rows = await self._account.containers(None, known)
         except (FeedError, NotFound) as error:
-            if self._is_account_wide:
-                raise _as_feed_error(error) from error
             self._doubt(error)
             return False
         if rows:
-            self._is_account_wide = True
+            self._is_account_wide, self._doubts = True, 0
         elif not self._is_account_wide:
             await self._read_deployments()
             if any(row.running_num for row in self.live.values()):
@@ -119,10 +118,13 @@ class World:
 
     def _doubt(self, error: FeedError | NotFound | None) -> None:
         """Take a refusal for what it may be, an API that wants to be asked for each deployment; raise any other."""
-        if isinstance(error, FeedRefused) or (isinstance(error, FeedError) and not error.code):
+        code = error.code if isinstance(error, FeedError) else _UNKNOWN_RECORD
+        if error is not None and (not code or isinstance(error, FeedRefused)):
             raise error
+        insists = error is not None and code in _INSISTS
         self._doubts += 1
-        insists = isinstance(error, NotFound) or (isinstance(error, FeedError) and error.code in _INSISTS)
+        if self._is_account_wide and error is not None and not (insists and self._doubts >= DOUBTS):
+            raise FeedError(str(error), code) from error  # it could before
         if insists or self._doubts >= DOUBTS:
             self._is_account_wide = False
             _log.info("the API lists containers by deployment only: %s", error or "all it says is nothing")
@@ -199,10 +201,6 @@ class World:
         for row in rows:
             grouped.setdefault(row.deployment_id, []).append(row)
         self.rows = grouped
-
-
-def _as_feed_error(error: FeedError | NotFound) -> FeedError:
-    return error if isinstance(error, FeedError) else FeedError(str(error))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -21,7 +21,8 @@ KINDS = (
     "shifted",  # rows move between the calls for pages, so that some come twice and others never
     "repeated",  # rows come twice within a page
 )
-"""Those that are over by themselves; ``auth`` (AuthorizeFailed), ``not_entitled`` and ``wrong_parameter`` are not."""
+"""Those that are over by themselves. ``auth`` (AuthorizeFailed), ``not_entitled``, ``wrong_parameter`` and ``unknown``
+(RecordNotFoundError) can be ordered, too."""
 _TWO = 2
 
 
@@ -78,6 +79,8 @@ class Trouble:
                 return refusal("AuthorizeFailed", "登录超时，请重新登录")
             case "not_entitled":
                 return refusal("BadRequest", "无当前资源访问权限")
+            case "unknown":
+                return refusal("RecordNotFoundError", "未查询到相关部署")
             case "wrong_parameter":
                 return refusal("RequestParameterIsWrong", "请求参数错误")
         return None

@@ -137,6 +137,31 @@ def test_a_trouble_at_the_first_call_is_not_taken_for_an_api_that_insists(ground
     assert ground.calls(CONTAINER_LIST) > 5
 
 
+def test_an_api_that_begins_to_insist_is_asked_for_each_deployment_from_then_on(ground: Ground) -> None:
+    asr = ground.world.add_deployment("asr")
+    uuids = sorted(ground.world.run(asr, 2))
+    ground.watch()
+    ground.advance(10)
+    ground.world.refuses_account_wide = True
+    ground.world.stop(uuids[0])
+    ground.advance(30)
+    assert ground.names(asr) == uuids[1:]
+    assert ground.calls(EVENT_LIST) > 0
+
+
+def test_a_list_that_an_api_denies_having_is_a_failure_and_no_end(ground: Ground) -> None:
+    asr = ground.world.add_deployment("asr")
+    uuids = sorted(ground.world.run(asr, 2))
+    ground.watch()
+    ground.advance(10)
+    ground.world.troubles.order("unknown", 12)
+    ground.advance(100)
+    assert ground.names(asr) == uuids
+    assert ground.errors
+    ground.advance(400)
+    assert ground.do(ground.feed.services()).services
+
+
 @pytest.mark.parametrize("kind", ["shifted", "swapped", "duplicated", "repeated"])
 def test_rows_that_move_while_pages_are_read_cost_no_container_its_place(ground: Ground, kind: str) -> None:
     ground.world.page_cap = 7
