@@ -19,7 +19,7 @@
     │  └─ EngineRejected         permanent for this container: it fails with ``reason``
     ├─ StorageError            the file storage is not mounted, read-only, full or broken: the operator mends it
     ├─ FeedError                 the feed cannot be read: keep what it last said and try again
-    │  ├─ FeedRefused            its API refuses: a wrong token, no entitlement, or it is another API; a person mends that
+    │  ├─ FeedRefused            its API refuses: a wrong token, no entitlement, another API; a person mends that
     │  └─ CursorExpired          the events after this cursor are gone: list again
     ├─ RegistryError
     │  ├─ RegistryUnavailable    keep the last set and try again
