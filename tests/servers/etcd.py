@@ -31,9 +31,10 @@ _TRIES = 5
 class EtcdServer:
     """One etcd; a context manager that starts it, and ends it by its process id."""
 
-    def __init__(self, folder: Path, *, tls: Tls | None = None) -> None:
+    def __init__(self, folder: Path, *, tls: Tls | None = None, asks_for_certificate: bool = False) -> None:
         self._folder = folder
         self._tls = tls
+        self._asks_for_certificate = asks_for_certificate
         self._log = folder / "etcd.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._is_password_required = False
@@ -103,7 +104,7 @@ class EtcdServer:
         """Run etcdctl, as root where a password is required; return what it prints."""
         command = ["etcdctl", f"--endpoints={self.host}"]
         if self._tls is not None:
-            command.append(f"--cacert={self._tls.ca}")
+            command += [f"--cacert={self._tls.ca}", f"--cert={self._tls.certificate}", f"--key={self._tls.key}"]
         if self._is_password_required:
             command.append(f"--user=root:{ROOT_PASSWORD}")
         done = subprocess.run(
@@ -153,6 +154,8 @@ class EtcdServer:
         ]
         if self._tls is not None:
             command += [f"--cert-file={self._tls.certificate}", f"--key-file={self._tls.key}"]
+            if self._asks_for_certificate:
+                command += [f"--trusted-ca-file={self._tls.ca}", "--client-cert-auth"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

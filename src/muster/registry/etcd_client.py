@@ -22,6 +22,7 @@ deadline; what may not (publishing) fails, since nobody knows whether the first 
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -50,6 +51,8 @@ _ELSEWHERE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EX
 _TOKEN_WORDS = ("invalid auth token", "user name is empty", "revision of auth store is old")
 _NEEDS_LEADER = ("hasleader", "true")
 """Lets etcd end a watch on a member that is cut off from the others, and would stay quiet for ever."""
+
+_PREAMBLE = re.compile(r"^etcdserver: |^failed to connect to all addresses; last error: \w+: (ipv\S+: )?")
 
 _log = logging.getLogger(__name__)
 
@@ -220,7 +223,7 @@ def _wants_token(error: grpc.aio.AioRpcError) -> bool:
 def _words(error: grpc.aio.AioRpcError) -> str:
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {DEADLINE_SECONDS:g} s"
-    details = (error.details() or "").removeprefix("etcdserver: ")
+    details = _PREAMBLE.sub("", error.details() or "")
     if "user name is empty" in details:
         return "it asks for a user and a password"
     return details or str(error.code())

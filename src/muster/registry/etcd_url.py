@@ -91,8 +91,26 @@ def _tls(query: dict[str, str]) -> Tls:
     if ("cert" in query) != ("key" in query):
         raise InvalidSpec("registry", "cert and key go together")
     ca = query.get("ca", ssl.get_default_verify_paths().cafile or "")
-    read = {name: _read(name, query[name]) for name in ("cert", "key") if name in query}
-    return Tls(_read("ca", ca) if ca else None, read.get("cert"), read.get("key"))
+    return Tls(_trusted(ca) if ca else None, *(_own(query["cert"], query["key"]) if "cert" in query else (None, None)))
+
+
+def _trusted(ca: str) -> bytes:
+    """Read authorities as OpenSSL does; gRPC would find out at the first connection, and could not say which file."""
+    pem = _read("ca", ca)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode())
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidSpec("registry", f"ca={ca} holds no certificate in PEM form") from error
+    return pem
+
+
+def _own(cert: str, key: str) -> tuple[bytes, bytes]:
+    read = _read("cert", cert), _read("key", key)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidSpec("registry", f"cert={cert} and key={key} are no pair of PEM files") from error
+    return read
 
 
 def _read(name: str, path: str) -> bytes:

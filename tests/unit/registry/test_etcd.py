@@ -93,11 +93,23 @@ class TestUrl:
         assert (address.hosts, address.prefix, address.user, address.password) == (("one:2379",), "/muster", None, None)
 
     def test_tls_takes_certificates_from_files(self, tmp_path: Path) -> None:
-        for name in ("ca", "cert", "key"):
-            (tmp_path / name).write_text(name)
-        tls = parse(f"etcds://one?ca={tmp_path}/ca&cert={tmp_path}/cert&key={tmp_path}/key").tls
+        made = etcd_tls.make(tmp_path)
+        tls = parse(f"etcds://one?ca={made.ca}&cert={made.certificate}&key={made.key}").tls
         assert tls is not None
-        assert (tls.ca, tls.certificate, tls.key) == (b"ca", b"cert", b"key")
+        assert tls.ca == made.ca.read_bytes()
+        assert (tls.certificate, tls.key) == (made.certificate.read_bytes(), made.key.read_bytes())
+        assert "PRIVATE" not in repr(tls)
+
+    @pytest.mark.parametrize("content", ["", "nonsense", "-----BEGIN CERTIFICATE-----\n", "\xff"])
+    def test_files_that_are_no_certificates_are_refused_at_once(self, tmp_path: Path, content: str) -> None:
+        made = etcd_tls.make(tmp_path)
+        wrong = tmp_path / "wrong"
+        wrong.write_text(content, encoding="latin-1")
+        with pytest.raises(InvalidSpec, match=f"ca={wrong} holds no certificate"):
+            parse(f"etcds://one?ca={wrong}")
+        for cert, key in ((wrong, made.key), (made.certificate, wrong), (made.ca, made.key)):
+            with pytest.raises(InvalidSpec, match=f"cert={cert} and key={key} are no pair"):
+                parse(f"etcds://one?cert={cert}&key={key}")
 
     @pytest.mark.parametrize(
         ("url", "says"),
@@ -301,7 +313,7 @@ class TestWatchAndTrouble:
         async def scenario() -> None:
             async with opened(etcd.url) as registry, watched(registry) as sets:
                 waiting = asyncio.ensure_future(soon(sets))
-                with pytest.raises(RegistryUnavailable, match=f"read {KEY}: etcd at {etcd.host}: "):
+                with pytest.raises(RegistryUnavailable, match=f"^read {KEY}: etcd at {etcd.host}: .*refused"):
                     await registry.get(KEY)
                 await asyncio.sleep(1.0)  # several attempts, which are one line in the log
                 await asyncio.to_thread(etcd.restart)
@@ -446,6 +458,20 @@ class TestTls:
 
             run(scenario)
             assert EndpointSet.from_json(etcd.ctl("get", "--print-value-only", PATH)) == FULL
+
+    def test_a_server_that_asks_for_a_certificate_gets_ours(self, tmp_path: Path) -> None:
+        tls = etcd_tls.make(tmp_path / "tls")
+        with EtcdServer(tmp_path / "etcd", tls=tls, asks_for_certificate=True) as etcd:
+
+            async def scenario() -> None:
+                async with opened(f"{etcd.url}&cert={tls.certificate}&key={tls.key}") as registry:
+                    await registry.publish(KEY, FULL)
+                    assert await registry.get(KEY) == FULL
+                async with opened(etcd.url) as registry:
+                    with pytest.raises(RegistryUnavailable):
+                        await registry.get(KEY)
+
+            run(scenario)
 
     def test_a_server_that_the_authority_did_not_sign_is_not_talked_to(self, tmp_path: Path) -> None:
         wrong = etcd_tls.make(tmp_path / "other").ca
