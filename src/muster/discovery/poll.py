@@ -69,6 +69,8 @@ class PollFeed:
         self._told: dict[DeploymentId, ServiceState] = {}
         self._changed_at: dict[DeploymentId, int] = {}
         self._count = 0
+        self._version = 0
+        self._noticed: tuple[int, asyncio.Event] | None = None
 
     @property
     def api_calls(self) -> int:
@@ -140,6 +142,8 @@ class PollFeed:
             self._probes.hold = True
             self._world.distrust_events()
             raise
+        finally:
+            self._version += 1  # also of a reading that failed: it may have got half way
         if wanted is None and not is_poll:  # a poll may have left out what it had no hint of
             self._whole_reading = reading
             self._reading_of.clear()
@@ -189,6 +193,10 @@ class PollFeed:
 
     def _notice(self) -> None:
         """Count what differs from what it was when this was last done."""
+        seen = self._version, self._probes.news
+        if self._noticed == seen:
+            return
+        self._noticed = seen
         present = self._world.present
         for each in self._told.keys() | present:
             state = self._state(each)

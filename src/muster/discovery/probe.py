@@ -27,7 +27,7 @@ from muster.clock import Clock, wait_for_event
 from muster.discovery.probe_call import TIMEOUT_SECONDS, Caller, Outcome
 
 AT_ONCE = 32
-PER_SECOND_AND_HOST = 20.0
+PER_SECOND_AND_HOST = 50.0
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS, READY_REST_SECONDS = 1.0, 5.0, 10.0
 FAILURES = 3
 SILENCE_SECONDS = 600.0

@@ -3,6 +3,7 @@
 A trouble is ordered for the next so many calls (``Troubles.order``) or drawn by chance for each (``Troubles.chance``).
 """
 
+import dataclasses
 import json
 import random
 import uuid
@@ -16,6 +17,7 @@ KINDS = (
     "business",  # InternalError
     "stall",  # accepted, and nothing is said for ``seconds``
     "drop",  # the connection breaks
+    "slow",  # answered as it is asked, told ``seconds`` later
     "duplicated",  # the first page is answered whatever page was asked for
     "swapped",  # pages come in another order
     "shifted",  # rows move between the calls for pages, so that some come twice and others never
@@ -85,6 +87,10 @@ class Trouble:
                 return refusal("RequestParameterIsWrong", "请求参数错误")
         return None
 
+    def delayed(self, reply: Reply) -> Reply:
+        """Return an answer as late as it comes."""
+        return dataclasses.replace(reply, stalls=self.seconds) if self.kind == "slow" else reply
+
     def disturb(self, rows: list[dict[str, Any]], index: int, pages: int) -> tuple[list[dict[str, Any]], int]:
         """Return the rows in the order in which they are paged, and the page that is given."""
         match self.kind:
@@ -111,7 +117,7 @@ class Troubles:
         self._seconds = 0.0
 
     def order(self, kind: str, times: int = 1, *, path: str = "", seconds: float = 60.0) -> None:
-        """Let ``times`` calls go wrong, of ``path`` or of any. ``seconds`` is how long a stall lasts."""
+        """Let ``times`` calls go wrong, of ``path`` or of any; ``seconds`` is how long one is stalled or slow."""
         self._ordered += [(kind, path, seconds)] * times
 
     def chance(self, share: float, kinds: tuple[str, ...] = KINDS, *, seconds: float = 60.0) -> None:

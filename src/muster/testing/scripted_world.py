@@ -239,7 +239,8 @@ class ScriptedWorld:
                 asked = json.loads(body or b"{}")
             except ValueError:
                 return refusal("RequestParameterIsWrong", "请求参数错误")
-            return self._list(path, asked, trouble) if method == "POST" else Reply(404, b"404 page not found")
+            reply = self._list(path, asked, trouble) if method == "POST" else Reply(404, b"404 page not found")
+            return reply if trouble is None else trouble.delayed(reply)
 
     def _serve(self, path: str) -> Reply:
         if self.is_cut_off:
