@@ -54,7 +54,7 @@ class EtcdServer:
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in reversed(range(_TRIES)):
-            self.port, self._peer_port = _free_port(), _free_port()
+            self.port, self._peer_port = free_port(), free_port()
             try:
                 self._start()
             except RuntimeError:
@@ -167,7 +167,7 @@ class EtcdServer:
             time.sleep(_POLL_SECONDS)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     while True:
         with socket.socket() as probe:
             port = random.choice(_PORTS)

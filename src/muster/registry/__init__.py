@@ -7,25 +7,38 @@ driver is needed only by those who use that registry.
 import urllib.parse
 from importlib import import_module
 
-from muster.errors import InvalidSpec
+from muster.errors import InvalidSpec, SetupError
 from muster.registry.port import Registry
 
 _MODULES = {
     "memory": "muster.registry.memory",
     "file": "muster.registry.file",
+    "redis": "muster.registry.redis",
+    "rediss": "muster.registry.redis",
+    "etcd": "muster.registry.etcd",
+    "etcds": "muster.registry.etcd",
     "muster+http": "muster.registry.api",
     "muster+https": "muster.registry.api",
 }
+_EXTRAS = {"redis": "redis", "rediss": "redis", "etcd": "etcd", "etcds": "etcd"}
 
 
 def connect(url: str) -> Registry:
-    """Open the registry that ``url`` names: ``memory://NAME``, ``file:///ABSOLUTE/FOLDER`` or ``muster+https://HOST``.
+    """Open the registry that ``url`` names (docs/registries.md); nothing is contacted yet.
 
-    Nothing is contacted yet. Raises ``InvalidSpec`` for an unknown scheme and for a URL that its registry cannot mean.
+    Raises ``InvalidSpec`` for an unknown scheme and for a URL that its registry cannot mean, ``SetupError`` where the
+    registry's driver is not installed.
     """
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme not in _MODULES:
         known = ", ".join(f"{each}://" for each in _MODULES)
         raise InvalidSpec("registry", f"{url!r} is no registry URL: it has to start with one of {known}")
-    registry: Registry = import_module(_MODULES[scheme]).open_url(url)
-    return registry
+    try:
+        module = import_module(_MODULES[scheme])
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(scheme)
+        if extra is None or (error.name or "").startswith("muster"):
+            raise
+        raise SetupError(f"{scheme}:// needs: pip install 'muster-gpu[{extra}]'") from error
+    opened: Registry = module.open_url(url)
+    return opened

@@ -202,7 +202,7 @@ class RegistryConformance:
     def test_a_watch_yields_what_is_there_then_what_comes(self, open_registry: OpenRegistry) -> None:
         async def scenario(registry: Registry) -> None:
             await registry.publish(KEY, make_set("a", revision=1))
-            async with _watching(open_registry(), KEY) as watch:
+            async with _watching(open_registry(), KEY, closes=True) as watch:
                 assert await watch() == make_set("a", revision=1)
                 await registry.publish(KEY, make_set("b", revision=2))
                 assert await watch() == make_set("b", revision=2)
@@ -213,7 +213,7 @@ class RegistryConformance:
 
     def test_a_watch_of_a_missing_key_waits_for_the_first_set(self, open_registry: OpenRegistry) -> None:
         async def scenario(registry: Registry) -> None:
-            async with _watching(open_registry(), KEY) as watch:
+            async with _watching(open_registry(), KEY, closes=True) as watch:
                 await watch.yields_nothing()
                 await registry.publish(KEY, make_set("a"))
                 assert await watch() == make_set("a")
@@ -223,7 +223,7 @@ class RegistryConformance:
     def test_a_slow_watcher_gets_the_newest_set_and_no_older_one_after_it(self, open_registry: OpenRegistry) -> None:
         async def scenario(registry: Registry) -> None:
             await registry.publish(KEY, make_set("a", revision=1))
-            async with _watching(open_registry(), KEY) as watch:
+            async with _watching(open_registry(), KEY, closes=True) as watch:
                 revisions = [(await watch()).revision]
                 for revision in range(2, 30):
                     await registry.publish(KEY, make_set("a", revision=revision))
@@ -257,7 +257,7 @@ class RegistryConformance:
         async def scenario(registry: Registry) -> None:
             await registry.publish(KEY, make_set("old", epoch=9, revision=9))
             await registry.publish(OTHER, make_set("new", epoch=1, revision=1))
-            async with _watching(open_registry(), NAME) as watch:
+            async with _watching(open_registry(), NAME, closes=True) as watch:
                 await watch.yields_nothing()
                 await registry.link(NAME, KEY)
                 assert (await watch()).endpoints[0].id == "old"
@@ -275,7 +275,7 @@ class RegistryConformance:
         async def scenario(registry: Registry) -> None:
             await registry.publish(KEY, make_set("a"))
             await registry.link(NAME, KEY)
-            async with _watching(open_registry(), NAME) as watch:
+            async with _watching(open_registry(), NAME, closes=True) as watch:
                 await watch()
                 await registry.unlink(NAME)
                 await registry.publish(KEY, make_set("b", revision=2))
@@ -427,12 +427,14 @@ async def _one(sets: AsyncIterator[EndpointSet]) -> EndpointSet:
 
 
 @asynccontextmanager
-async def _watching(registry: Registry, key: ServiceKey) -> AsyncIterator[Watch]:
+async def _watching(registry: Registry, key: ServiceKey, *, closes: bool = False) -> AsyncIterator[Watch]:
     watch = Watch(registry.watch(key))
     try:
         yield watch
     finally:
         await watch.stop()
+        if closes:
+            await registry.aclose()
 
 
 def _run(open_registry: OpenRegistry, scenario: Callable[[Registry], Coroutine[Any, Any, None]]) -> None:

@@ -1,0 +1,84 @@
+"""The Lua that Redis runs for us: each script is one atomic step.
+
+A set is compared where it is stored, so the fence is judged on what is there at that moment. ``stored`` reads it: what
+is no JSON object of ours, of a newer schema, or another type of Redis is foreign, and neither script touches it. Epochs
+are numbers below 2⁵³, which Lua holds exactly.
+
+All keys are handed over as KEYS. They are many, so this does not run on Redis Cluster, where a script may only touch
+keys of one slot.
+"""
+
+_STORED = """
+local function stored(key)
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'none' then return nil end
+  if kind ~= 'string' then return nil, 'a ' .. kind end
+  local is_json, set = pcall(cjson.decode, redis.call('GET', key))
+  if not is_json or type(set) ~= 'table' then return nil, 'no JSON object' end
+  for _, name in ipairs({'schema', 'epoch', 'revision'}) do
+    if type(set[name]) ~= 'number' then return nil, 'no ' .. name end
+  end
+  if set.schema > tonumber(ARGV[1]) then return nil, 'schema ' .. set.schema .. ', newer than ours: upgrade muster' end
+  return set
+end
+"""
+
+PUBLISH = (
+    _STORED
+    + """
+-- KEYS set, index; ARGV schema, value, epoch, revision, path
+local set, foreign = stored(KEYS[1])
+if foreign then return {'foreign', foreign} end
+local epoch, revision = tonumber(ARGV[3]), tonumber(ARGV[4])
+if set and (set.epoch > epoch or (set.epoch == epoch and set.revision >= revision)) then
+  return {'fenced', string.format('(%.0f, %.0f)', set.epoch, set.revision)}
+end
+redis.call('SET', KEYS[1], ARGV[2])
+redis.call('SADD', KEYS[2], ARGV[5])
+redis.call('PUBLISH', KEYS[1], '')
+return {'stored'}
+"""
+)
+
+CLAIM = (
+    _STORED
+    + """
+-- KEYS claims, then a set for each path; ARGV schema, publisher, floor, how many dead, the dead, the paths
+local dead, at = {[ARGV[2]] = true}, 5
+for _ = 1, tonumber(ARGV[4]) do dead[ARGV[at]] = true; at = at + 1 end
+local answer = {}
+for number = 2, #KEYS do
+  local path = ARGV[at + number - 2]
+  local set, foreign = stored(KEYS[number])
+  local text = redis.call('HGET', KEYS[1], path)
+  if foreign then
+    text = ''
+  else
+    local present = text and cjson.decode(text)
+    if not present or dead[present[1]] then
+      local above = math.max(present and present[2] or 0, set and set.epoch or 0)
+      text = cjson.encode(ARGV[2])
+      text = '[' .. text .. ',' .. string.format('%.0f', math.max(tonumber(ARGV[3]), above + 1)) .. ']'
+      redis.call('HSET', KEYS[1], path, text)
+    end
+  end
+  answer[#answer + 1] = text
+end
+return answer
+"""
+)
+
+LINK = """
+-- KEYS alias; ARGV value
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[1])
+  redis.call('PUBLISH', KEYS[1], '')
+end
+"""
+
+BEAT = """
+-- KEYS beats; ARGV publisher, value
+local before = redis.call('HGETALL', KEYS[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return before
+"""
