@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from muster.client.async_api import AsyncApi
-from muster.errors import FeedError, NotFound
+from muster.errors import FeedError, FeedRefused, NotFound
 
 T = TypeVar("T")
 PAGE_SIZE = 100
@@ -111,8 +111,17 @@ class Pages:
         rows: dict[str, T] = {}
         seen: set[str] = set()
         totals: set[int | None] = set()
+        may_repeat = False
         for index in range(1, MOST_PAGES + 1):
-            page = await self.page(path, body, index)
+            try:
+                page = await self.page(path, body, index)
+            except FeedError as error:
+                if not may_repeat or isinstance(error, FeedRefused):
+                    raise
+                page = await self.page(path, body, index)  # once: it answers, and many pages would be for nothing
+                may_repeat = False
+            else:
+                may_repeat = may_repeat or index == 1
             before = len(seen)
             seen.update(_identity(row) for row in page.rows)
             totals.add(page.total)

@@ -6,6 +6,7 @@ A trouble is ordered for the next so many calls (``Troubles.order``) or drawn by
 import dataclasses
 import json
 import random
+import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ KINDS = (
     "repeated",  # rows come twice within a page
 )
 """Those that are over by themselves. ``auth`` (AuthorizeFailed), ``not_entitled``, ``wrong_parameter`` and ``unknown``
-(RecordNotFoundError) can be ordered, too."""
+(RecordNotFoundError) can be ordered, too, and ``well`` lets a call before the next trouble pass."""
 _TWO = 2
 
 
@@ -111,6 +112,7 @@ class Troubles:
 
     def __init__(self, chance: random.Random) -> None:
         self._random = chance
+        self._lock = threading.Lock()
         self._ordered: list[tuple[str, str, float]] = []
         self._share = 0.0
         self._kinds: tuple[str, ...] = ()
@@ -118,18 +120,25 @@ class Troubles:
 
     def order(self, kind: str, times: int = 1, *, path: str = "", seconds: float = 60.0) -> None:
         """Let ``times`` calls go wrong, of ``path`` or of any; ``seconds`` is how long one is stalled or slow."""
-        self._ordered += [(kind, path, seconds)] * times
+        with self._lock:
+            self._ordered += [(kind, path, seconds)] * times
 
     def chance(self, share: float, kinds: tuple[str, ...] = KINDS, *, seconds: float = 60.0) -> None:
         """Let each call that is not ordered to go wrong do so with probability ``share``; 0 ends that."""
-        self._share, self._kinds, self._seconds = share, kinds, seconds
+        with self._lock:
+            self._share, self._kinds, self._seconds = share, kinds, seconds
 
     def clear(self) -> None:
         """Let everything go well from now on."""
-        self._ordered, self._share = [], 0.0
+        with self._lock:
+            self._ordered, self._share = [], 0.0
 
     def next(self, path: str) -> Trouble | None:
         """Return what befalls a call of ``path``."""
+        with self._lock:
+            return self._next(path)
+
+    def _next(self, path: str) -> Trouble | None:
         for place, (kind, of_path, seconds) in enumerate(self._ordered):
             if of_path in ("", path):
                 del self._ordered[place]

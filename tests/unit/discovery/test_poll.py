@@ -14,7 +14,7 @@ from muster.errors import CursorExpired, FeedRefused
 from muster.model.deployment import PortProtocol
 from muster.model.endpoint import ServiceKey
 from muster.model.event import Cursor
-from muster.model.feed import ChangeBatch
+from muster.model.feed import ChangeBatch, Listing
 from muster.model.ids import DeploymentId
 from muster.testing.scripted_world import CONTAINER, CONTAINER_LIST, DEPLOYMENT_LIST, EVENT_LIST
 from tests.unit.discovery.poll_ground import Ground, outcome
@@ -189,6 +189,17 @@ def test_a_list_that_does_not_add_up_is_read_again(ground: Ground, kind: str) ->
     ground.world.troubles.order(kind, 6, path=CONTAINER_LIST)
     listing = ground.do(ground.feed.services())
     assert [each.id for each in listing.services[0].endpoints[ServiceKey("home", asr)]] == uuids
+
+
+@pytest.mark.parametrize(
+    ("befalls", "is_read"), [("well error", True), ("well error error", False), ("error", False), ("well auth", False)]
+)
+def test_a_later_page_that_fails_is_asked_for_once_more(ground: Ground, befalls: str, is_read: bool) -> None:
+    ground.world.page_cap = 7
+    ground.world.run(ground.world.add_deployment("asr"), 40)
+    for kind in befalls.split():
+        ground.world.troubles.order(kind, path=CONTAINER_LIST)
+    assert isinstance(ground.do(outcome(ground.feed.services())), Listing) is is_read
 
 
 def test_a_container_that_ended_leaves_a_list_of_many_pages_with_the_next_poll(ground: Ground) -> None:
