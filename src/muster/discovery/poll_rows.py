@@ -47,7 +47,8 @@ class DeploymentRow:
     id: DeploymentId
     name: str
     age: tuple[datetime.datetime, int]
-    running_num: int = 0
+    running_num: int | None = None
+    """How many containers the API says run, if it says that."""
 
 
 def container_row(wire: Mapping[str, Any]) -> ContainerRow | None:
@@ -80,7 +81,7 @@ def deployment_row(wire: Mapping[str, Any]) -> DeploymentRow | None:
         id=DeploymentId(_word(wire, "uuid")),
         name=_text(wire.get("name")),
         age=(_time(wire.get("created_at")) or _LATEST, number if isinstance(number, int) else 0),
-        running_num=running if isinstance(running, int) else 0,
+        running_num=running if isinstance(running, int) else None,
     )
 
 

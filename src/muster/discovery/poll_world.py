@@ -30,6 +30,8 @@ AT_ONCE = 4
 NAMES_KEPT = 10_000
 DOUBTS = 3
 """So often an API may fail to list the whole account, with no clear word, until it is not asked for that any more."""
+ASK_AGAIN_SECONDS = 600.0
+"""After so long it is asked for that again: it may only have been in trouble."""
 _UNKNOWN_RECORD = "RecordNotFoundError"
 _INSISTS = frozenset({"RequestParameterIsWrong", "BadRequest", _UNKNOWN_RECORD})
 
@@ -50,6 +52,7 @@ class World:
         self._heads: dict[DeploymentId, Head] = {}
         self._listed_at: dict[DeploymentId, float] = {}
         self._is_account_wide: bool | None = None
+        self._account_due_at = 0.0
         self._doubts = 0
         self._names: dict[DeploymentId, str] = {}
         self.live: Mapping[DeploymentId, DeploymentRow] = {}
@@ -82,6 +85,8 @@ class World:
 
     async def read_all(self, *, is_poll: bool) -> None:
         """Read everything; a poll leaves out what is known not to have changed. Raises ``FeedError``."""
+        if self._is_account_wide is False and self._clock.monotonic() >= self._account_due_at:
+            self._is_account_wide, self._doubts = None, 0
         if self._is_account_wide is not False and await self._read_account():
             if not is_poll or self._has_to_look_at_deployments():
                 await self._read_deployments()
@@ -110,7 +115,7 @@ class World:
             self._is_account_wide, self._doubts = True, 0
         elif not self._is_account_wide:
             await self._read_deployments()
-            if any(row.running_num for row in self.live.values()):
+            if self.rows or any(row.running_num != 0 for row in self.live.values()):
                 self._doubt(None)
                 return False
         self._set_rows(rows.values())
@@ -127,6 +132,7 @@ class World:
             raise FeedError(str(error), code) from error  # it could before
         if insists or self._doubts >= DOUBTS:
             self._is_account_wide = False
+            self._account_due_at = self._clock.monotonic() + ASK_AGAIN_SECONDS
             _log.info("the API lists containers by deployment only: %s", error or "all it says is nothing")
 
     async def _read_deployments(self, also: Collection[DeploymentId] = ()) -> None:

@@ -28,15 +28,21 @@ def ground() -> Iterator[Ground]:
 
 
 class Altered(httpx.AsyncBaseTransport):
-    """Changes the rows of the container list on their way."""
+    """Changes the rows of a list on their way."""
 
-    def __init__(self, below: httpx.AsyncBaseTransport, alter: Callable[[list[dict[str, Any]]], None]) -> None:
+    def __init__(
+        self,
+        below: httpx.AsyncBaseTransport,
+        alter: Callable[[list[dict[str, Any]]], None],
+        path: str = CONTAINER_LIST,
+    ) -> None:
         self._below = below
         self._alter = alter
+        self._path = path
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await self._below.handle_async_request(request)
-        if request.url.path != CONTAINER_LIST:
+        if request.url.path != self._path:
             return response
         wire = json.loads(await response.aread())
         if wire["data"]:
@@ -147,6 +153,28 @@ def test_an_api_that_begins_to_insist_is_asked_for_each_deployment_from_then_on(
     ground.advance(30)
     assert ground.names(asr) == uuids[1:]
     assert ground.calls(EVENT_LIST) > 0
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_an_api_that_was_only_in_trouble_is_asked_for_the_whole_account_again(ground: Ground, is_told: bool) -> None:
+    def spoil(rows: list[dict[str, Any]]) -> None:
+        for row in rows if not is_told else []:
+            del row["running_num"]
+
+    asr = ground.world.add_deployment("asr")
+    uuids = ground.world.run(asr)
+    ground.new_feed(transport=Altered(ground.transport, spoil, DEPLOYMENT_LIST))
+    ground.world.ignores_account_wide = True
+    ground.watch()
+    ground.advance(60)
+    assert ground.calls(EVENT_LIST) > 5
+    assert ground.names(asr) == uuids
+    ground.world.ignores_account_wide = False
+    ground.advance(600)
+    ground.world.calls.clear()
+    ground.advance(60)
+    assert ground.calls(EVENT_LIST) == 0
+    assert ground.names(asr) == uuids
 
 
 def test_a_list_that_an_api_denies_having_is_a_failure_and_no_end(ground: Ground) -> None:
