@@ -19,6 +19,7 @@
     │  └─ EngineRejected         permanent for this container: it fails with ``reason``
     ├─ StorageError            the file storage is not mounted, read-only, full or broken: the operator mends it
     ├─ FeedError                 the feed cannot be read: keep what it last said and try again
+    │  ├─ NotAnApi               something else answers there, a page say: a person mends that, or it passes
     │  ├─ FeedRefused            its API refuses: a wrong token, no entitlement, another API; a person mends that
     │  └─ CursorExpired          the events after this cursor are gone: list again
     ├─ RegistryError
@@ -136,6 +137,10 @@ class FeedError(MusterError):
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
+
+
+class NotAnApi(FeedError):
+    """What answers at the API's address is none: the address is wrong, or something stands before the API for now."""
 
 
 class FeedRefused(FeedError):

@@ -32,6 +32,7 @@ from muster.cli import (
     rollout,
     ssh,
     ssh_keys,
+    watch,
 )
 from muster.cli.exec import ExecCommand, execute
 from muster.cli.view import note, say
@@ -80,6 +81,7 @@ for command in (
     images.images,
     pool.stats,
     audit.audit,
+    watch.watch,
 ):
     app.command()(command)
 app.command("exec", cls=ExecCommand)(execute)

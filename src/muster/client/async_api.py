@@ -20,7 +20,16 @@ from typing import Any, TypeVar
 import httpx
 
 from muster.client.wire import too_often
-from muster.errors import CursorExpired, FeedError, FeedRefused, InvalidSpec, MusterError, NotFound, Unauthenticated
+from muster.errors import (
+    CursorExpired,
+    FeedError,
+    FeedRefused,
+    InvalidSpec,
+    MusterError,
+    NotAnApi,
+    NotFound,
+    Unauthenticated,
+)
 
 T = TypeVar("T")
 
@@ -32,6 +41,7 @@ LONGEST_WAIT_SECONDS = 60.0
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _NOT_ENTITLED = "无当前资源访问权限"
 _UNAUTHORIZED, _FORBIDDEN, _NO_PATH, _GONE, _TOO_MANY_REQUESTS = 401, 403, 404, 410, 429
+_SERVER_ERROR = 500
 
 
 class AsyncApi:
@@ -70,7 +80,7 @@ class AsyncApi:
         response = await self._patiently(path, lambda: self._http.post(path, json=body))
         wire = self._json(path, response)
         if not isinstance(wire, dict) or not isinstance(wire.get("code"), str):
-            raise FeedError(f"{self._at(path)} answers JSON that is no answer of AutoDL's API: is the address right?")
+            raise NotAnApi(f"{self._at(path)} answers JSON that is no answer of AutoDL's API: is the address right?")
         if wire["code"] != "Success":
             raise self._refusal(path, wire, response.status_code)
         return wire.get("data")
@@ -150,13 +160,14 @@ class AsyncApi:
             return wire
         status = response.status_code
         if response.has_redirect_location:
-            raise FeedError(f"{self._at(path)} leads elsewhere (HTTP {status}): is the address right?")
+            raise NotAnApi(f"{self._at(path)} leads elsewhere (HTTP {status}): is the address right?")
         found = "HTML" if _is_html(response) else "something that is no JSON"
         if status == _NO_PATH:
             raise FeedRefused(f"{self._at(path)}: there is no such path (HTTP 404, {found}): is the address right?")
         if status == _UNAUTHORIZED:
             raise FeedRefused(f"{self._at(path)} refuses (HTTP 401, {found}): is the token right?")
-        raise FeedError(f"{self._at(path)} answers {found}, not an API (HTTP {status}): is the address right?")
+        kind = FeedError if status >= _SERVER_ERROR else NotAnApi  # a proxy whose server is down has pages, too
+        raise kind(f"{self._at(path)} answers {found}, not an API (HTTP {status}): is the address right?")
 
     def _check(self, path: str, response: httpx.Response, wire: Any) -> None:
         """Raise what an answer to one of Muster's paths says, unless that is success."""

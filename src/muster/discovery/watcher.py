@@ -16,7 +16,7 @@ the corrected one. A key that fails alone (somebody else's data lies under it, s
 import asyncio
 import datetime
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from muster.clock import Clock, wait_for_event
@@ -27,6 +27,7 @@ from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey, Withheld
 from muster.model.event import Cursor
 from muster.model.feed import Feed, ServiceState
 from muster.model.ids import DeploymentId
+from muster.model.service_wire import name_of
 from muster.registry.port import Registry
 
 RELIST_SECONDS = 30.0
@@ -41,6 +42,9 @@ BREATHS = 4
 """The rest after a listing, in times of what it took."""
 AT_ONCE = 32
 """Registry calls under way at once while everything is published: a taken-over registry is right within a second."""
+
+OnPublish = Callable[[ServiceKey, EndpointSet, str], None]
+"""Told of each set that was published, with the deployment's name if it is known."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,9 +66,17 @@ class Watcher:
     """
 
     def __init__(
-        self, feed: Feed, registry: Registry, clock: Clock, *, publisher: str, lease_seconds: float = LEASE_SECONDS
+        self,
+        feed: Feed,
+        registry: Registry,
+        clock: Clock,
+        *,
+        publisher: str,
+        lease_seconds: float = LEASE_SECONDS,
+        on_publish: OnPublish | None = None,
     ) -> None:
         self._feed = feed
+        self._on_publish = on_publish
         self._registry = registry
         self._clock = clock
         self._claims = Claims(registry, clock, publisher, lease_seconds)
@@ -83,13 +95,20 @@ class Watcher:
             group.create_task(self._claims.run(), name="discovery claims")
             group.create_task(self._watch(), name="discovery watch")
 
+    async def retire(self) -> None:
+        """Let others publish at once, when ``run`` has come to its end. Raises ``RegistryError``."""
+        await self._claims.retire()
+
     async def _watch(self) -> None:
         failing_since: datetime.datetime | None = None
+        is_troubled = False
         while True:
             pause_seconds = RETRY_SECONDS
             try:
                 cursor = await self._list()
-                failing_since = None
+                if is_troubled:
+                    _log.info("discovery goes on: feed and registry answer")
+                failing_since, is_troubled = None, False
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._follow(cursor), name="discovery follow")
                     group.create_task(self._relist(), name="discovery relist")
@@ -97,12 +116,14 @@ class Watcher:
                 _log.info("events that discovery had not seen were pruned: listing again")
             except* (FeedError, StoreError) as failed:
                 _log.warning("discovery keeps the last sets and tries again: %s", _first(failed))
+                is_troubled = True
                 if failing_since is None:  # one lost answer is made good by the next
                     failing_since, pause_seconds = self._clock.now(), FIRST_RETRY_SECONDS
                 else:
                     await self._stand_down(failing_since)
             except* RegistryError as failed:
                 _log.warning("discovery keeps the last sets and tries again: %s", _first(failed))
+                is_troubled = True
             await self._clock.sleep(pause_seconds)
 
     async def _stand_down(self, since: datetime.datetime) -> None:
@@ -254,18 +275,18 @@ class Watcher:
         coming = _Published(epoch, revision, state.endpoints[key], state.withheld.get(key, ()), state.ca_pem)
         if last is not None and revision > 1 and _says_the_same(last, coming):
             return
-        await self._registry.publish(
-            key,
-            EndpointSet(
-                epoch,
-                revision,
-                coming.endpoints,
-                published_at=self._clock.now(),
-                ca_pem=coming.ca_pem,
-                withheld=coming.withheld,
-            ),
+        endpoints = EndpointSet(
+            epoch,
+            revision,
+            coming.endpoints,
+            published_at=self._clock.now(),
+            ca_pem=coming.ca_pem,
+            withheld=coming.withheld,
         )
+        await self._registry.publish(key, endpoints)
         self._published[key] = coming
+        if self._on_publish is not None:
+            self._on_publish(key, endpoints, name_of(state))
 
 
 def _says_the_same(one: _Published, other: _Published) -> bool:
