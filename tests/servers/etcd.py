@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.servers.etcd_tls import Tls
+from tests.servers.throwaway_tls import Tls
 
 ROOT_PASSWORD = "root-secret"
 _PORTS = range(20000, 32000)
@@ -91,9 +91,10 @@ class EtcdServer:
         self._start()
 
     def pause(self) -> None:
-        """Let it hang."""
+        """Let it hang, all its threads: they do not stop at the moment of the signal."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         """Let it go on."""

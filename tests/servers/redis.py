@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.servers.etcd import free_port
-from tests.servers.etcd_tls import Tls
+from tests.servers.throwaway_tls import Tls
 
 _START_SECONDS = 20.0
 _POLL_SECONDS = 0.02

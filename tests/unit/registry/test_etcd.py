@@ -1,84 +1,30 @@
-"""What the etcd registry promises beyond the port: its layout, its URL, and what it does when etcd fails."""
+"""What the etcd registry promises beyond the port: its URL, its layout, and its transactions."""
 
 import asyncio
-import contextlib
 import json
-import logging
 import re
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from aetcd import rpc
 
-from muster.errors import Fenced, InvalidSpec, RegistryUnavailable
+from muster.errors import InvalidSpec, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
-from muster.registry.etcd import EtcdRegistry, open_url
-from muster.registry.etcd_client import EtcdClient
+from muster.registry.etcd import open_url
 from muster.registry.etcd_operations import get, put, unchanged, values
 from muster.registry.etcd_url import parse
 from muster.registry.port import Beat, Claim
 from muster.testing.conformance.registry import FULL, make_set
-from tests.servers import etcd_tls
+from tests.servers import throwaway_tls
 from tests.servers.etcd import EtcdServer
-
-KEY = ServiceKey("admin", "0123456789")
-NAME = ServiceKey("admin", "digits")
-PATH = "/muster/set/admin/0123456789/6006"
-SOON_SECONDS = 10.0
-PASSWORD = "s3cret/&@:"
-QUOTED = "s3cret%2F%26%40%3A"
+from tests.unit.registry.etcd_ground import KEY, NAME, PASSWORD, PATH, QUOTED, client_of, opened, run, soon, watched
 
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
     with EtcdServer(tmp_path / "etcd") as server:
         yield server
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[EtcdRegistry]:
-    registry = open_url(url)
-    try:
-        yield registry
-    finally:
-        await registry.aclose()
-
-
-@contextlib.asynccontextmanager
-async def client_of(url: str) -> AsyncIterator[EtcdClient]:
-    client = EtcdClient(parse(url))
-    try:
-        yield client
-    finally:
-        await client.aclose()
-
-
-@contextlib.asynccontextmanager
-async def watched(registry: EtcdRegistry) -> AsyncIterator[AsyncIterator[EndpointSet]]:
-    sets = registry.watch(KEY)
-    try:
-        yield sets
-    finally:
-        assert isinstance(sets, AsyncGenerator)
-        await sets.aclose()
-
-
-async def soon(sets: AsyncIterator[EndpointSet]) -> EndpointSet:
-    async with asyncio.timeout(SOON_SECONDS):
-        return await anext(sets)
-
-
-def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def world() -> None:
-        await scenario()
-        left: set[asyncio.Task[Any]] = asyncio.all_tasks() - {asyncio.current_task()}
-        if left:  # gRPC's own, of a stream that was just cancelled
-            _, left = await asyncio.wait(left, timeout=SOON_SECONDS)
-        assert not left, f"left behind: {left}"
-
-    asyncio.run(world(), debug=True)
 
 
 class TestUrl:
@@ -93,7 +39,7 @@ class TestUrl:
         assert (address.hosts, address.prefix, address.user, address.password) == (("one:2379",), "/muster", None, None)
 
     def test_tls_takes_certificates_from_files(self, tmp_path: Path) -> None:
-        made = etcd_tls.make(tmp_path)
+        made = throwaway_tls.make(tmp_path)
         tls = parse(f"etcds://one?ca={made.ca}&cert={made.certificate}&key={made.key}").tls
         assert tls is not None
         assert tls.ca == made.ca.read_bytes()
@@ -102,7 +48,7 @@ class TestUrl:
 
     @pytest.mark.parametrize("content", ["", "nonsense", "-----BEGIN CERTIFICATE-----\n", "\xff"])
     def test_files_that_are_no_certificates_are_refused_at_once(self, tmp_path: Path, content: str) -> None:
-        made = etcd_tls.make(tmp_path)
+        made = throwaway_tls.make(tmp_path)
         wrong = tmp_path / "wrong"
         wrong.write_text(content, encoding="latin-1")
         with pytest.raises(InvalidSpec, match=f"ca={wrong} holds no certificate"):
@@ -236,27 +182,29 @@ class TestLayout:
 
 @pytest.mark.slow
 class TestContention:
-    def test_a_set_published_between_read_and_claim_is_still_below_the_epoch(self, etcd: EtcdServer) -> None:
+    def test_an_epoch_is_above_that_of_the_set_stored_when_the_claim_was_written(self, etcd: EtcdServer) -> None:
         async def scenario() -> None:
-            async with opened(etcd.url) as one, opened(etcd.url) as other:
+            async with opened(etcd.url) as one, opened(etcd.url) as other, client_of(etcd.url) as client:
                 keys = [ServiceKey("admin", f"service{number}") for number in range(30)]
                 is_over = False
 
-                async def publish_all_the_time() -> None:
-                    revision = 0
+                async def publish_all_the_time(key: ServiceKey) -> None:
+                    epoch = 50
                     while not is_over:
-                        revision += 1
-                        for key in keys[::7]:
-                            await other.publish(key, make_set("a", epoch=50 + revision))
+                        epoch += 1
+                        await other.publish(key, make_set("a", epoch=epoch))
 
-                publishing = asyncio.ensure_future(publish_all_the_time())
-                for _ in range(5):
-                    before = {key: await one.get(key) for key in keys}
+                publishing = asyncio.gather(*(publish_all_the_time(key) for key in keys[::7]))
+                for _ in range(10):
                     given = await one.claim(keys, "a#1", over=(), floor=10)
                     assert set(given) == set(keys)
-                    assert {claim.publisher for claim in given.values()} == {"a#1"}
-                    for key, stored in before.items():
-                        assert stored is None or given[key].epoch > stored.epoch
+                    for key, claim in given.items():
+                        at = f"admin/{key.service}/6006"
+                        written = values(await client.txn("read", [get(f"/muster/claim/{at}".encode())]))[0][0]
+                        assert claim == Claim(*json.loads(written.value))
+                        then = rpc.RangeRequest(key=f"/muster/set/{at}".encode(), revision=written.mod_revision)
+                        found = values(await client.txn("read", [rpc.RequestOp(request_range=then)]))[0]
+                        assert not found or EndpointSet.from_json(found[0].value).epoch < claim.epoch
                 is_over = True
                 await publishing
 
@@ -276,291 +224,6 @@ class TestContention:
 
 
 @pytest.mark.slow
-class TestWatchAndTrouble:
-    def test_a_watch_survives_a_kill_and_a_restart_with_data(self, etcd: EtcdServer) -> None:
-        async def scenario() -> None:
-            async with opened(etcd.url) as registry, watched(registry) as sets:
-                await registry.publish(KEY, make_set("a", revision=1))
-                assert await soon(sets) == make_set("a", revision=1)
-                waiting = asyncio.ensure_future(soon(sets))
-                await asyncio.to_thread(etcd.restart)
-                await _published(registry, make_set("b", revision=2))
-                assert await waiting == make_set("b", revision=2)
-
-        run(scenario)
-
-    def test_a_watch_survives_a_restart_without_data(self, etcd: EtcdServer) -> None:
-        async def scenario() -> None:
-            async with opened(etcd.url) as registry, watched(registry) as sets:
-                for revision in range(1, 30):
-                    await registry.publish(KEY, make_set("a", epoch=5, revision=revision))
-                assert (await soon(sets)).revision == 29
-                waiting = asyncio.ensure_future(soon(sets))
-                before = await asyncio.to_thread(etcd.revision)
-                await asyncio.to_thread(etcd.restart, is_empty=True)
-                await _published(registry, make_set("older", epoch=4))
-                await _published(registry, make_set("new", epoch=6))
-                assert await waiting == make_set("new", epoch=6), "the missing and the older set are passed over"
-                assert await asyncio.to_thread(etcd.revision) < before, "or else the test is none"
-
-        run(scenario)
-
-    def test_a_watch_started_before_etcd_is_gets_the_first_set(
-        self, etcd: EtcdServer, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        etcd.kill()
-
-        async def scenario() -> None:
-            async with opened(etcd.url) as registry, watched(registry) as sets:
-                waiting = asyncio.ensure_future(soon(sets))
-                with pytest.raises(RegistryUnavailable, match=f"^read {KEY}: etcd at {etcd.host}: .*refused"):
-                    await registry.get(KEY)
-                await asyncio.sleep(1.0)  # several attempts, which are one line in the log
-                await asyncio.to_thread(etcd.restart)
-                await _published(registry, make_set("a"))
-                assert await waiting == make_set("a")
-
-        run(scenario)
-        assert sum("still trying" in record.message for record in caplog.records) == 1
-
-    def test_a_revision_that_was_compacted_away_means_that_something_has_changed(self, etcd: EtcdServer) -> None:
-        async def scenario() -> None:
-            async with opened(etcd.url) as registry, client_of(etcd.url) as client:
-                for revision in range(1, 10):
-                    await registry.publish(KEY, make_set("a", revision=revision))
-                await asyncio.to_thread(etcd.ctl, "compact", str(etcd.revision()))
-                async with asyncio.timeout(SOON_SECONDS), client.watching([PATH.encode()], 3) as news:
-                    assert await news is True
-
-        run(scenario)
-
-    def test_a_watch_is_right_in_the_end_while_all_history_is_compacted_away(self, etcd: EtcdServer) -> None:
-        async def scenario() -> None:
-            async with opened(etcd.url) as registry, watched(registry) as sets:
-                compactor = await asyncio.create_subprocess_exec(
-                    *("sh", "-c", COMPACT_FOR_EVER, "sh", etcd.host), stderr=asyncio.subprocess.DEVNULL
-                )
-                seen = []
-                for revision in range(1, 60):
-                    await registry.publish(KEY, make_set("a", revision=revision))
-                    if revision % 3 == 0:
-                        seen.append((await soon(sets)).revision)
-                while seen[-1] != 59:
-                    seen.append((await soon(sets)).revision)
-                compactor.terminate()
-                await compactor.wait()
-                assert seen == sorted(set(seen))
-
-        run(scenario)
-
-    def test_a_server_that_went_back_behind_what_was_read_means_read_again(self, etcd: EtcdServer) -> None:
-        async def scenario() -> None:
-            async with (
-                client_of(etcd.url) as client,
-                asyncio.timeout(SOON_SECONDS),
-                client.watching([PATH.encode()], 1_000_000) as news,
-            ):
-                assert await news is False
-
-        run(scenario)
-
-    def test_a_hanging_etcd_is_unavailable_and_a_watch_goes_on_after_it(self, etcd: EtcdServer) -> None:
-        async def scenario() -> None:
-            async with opened(etcd.url) as registry, watched(registry) as sets:
-                await registry.publish(KEY, make_set("a"))
-                await soon(sets)
-                waiting = asyncio.ensure_future(soon(sets))
-                etcd.pause()
-                calls = (
-                    registry.get(KEY),
-                    registry.keys(),
-                    registry.publish(KEY, make_set("b", revision=2)),
-                    registry.beat("a#1", Beat(1, 1.0)),
-                    registry.claim([KEY], "a#1", over=(), floor=1),
-                )
-                began = time.monotonic()
-                failures = await asyncio.gather(*calls, return_exceptions=True)
-                assert time.monotonic() - began < 4.0, "a deadline of two seconds, and a busy machine"
-                assert [type(each) for each in failures] == [RegistryUnavailable] * len(calls)
-                assert all("no answer within 2 s" in str(each) for each in failures)
-                etcd.resume()
-                await _published(registry, make_set("c", revision=3))
-                while (found := await waiting).revision != 3:  # what hung may have been done after all
-                    waiting = asyncio.ensure_future(soon(sets))
-                assert found == make_set("c", revision=3)
-
-        run(scenario)
-
-    def test_another_host_serves_when_one_is_away(self, etcd: EtcdServer, tmp_path: Path) -> None:
-        with EtcdServer(tmp_path / "dead") as dead:
-            dead.kill()
-            url = f"etcd://{dead.host},{etcd.host}"
-
-            async def scenario() -> None:
-                async with opened(url) as registry, watched(registry) as sets:
-                    waiting = asyncio.ensure_future(soon(sets))
-                    await registry.publish(KEY, make_set("a"))
-                    assert await waiting == make_set("a")
-
-            run(scenario)
-
-    def test_closing_ends_what_is_under_way(self, etcd: EtcdServer) -> None:
-        async def scenario() -> None:
-            registry = open_url(etcd.url)
-            watching = asyncio.ensure_future(anext(registry.watch(KEY)))
-            await registry.beats()
-            etcd.pause()
-            calling = asyncio.ensure_future(registry.get(KEY))
-            await asyncio.sleep(0.1)  # both are waiting now
-            await registry.aclose()
-            for task in (watching, calling):
-                with pytest.raises(RegistryUnavailable, match="closed"):
-                    await task
-            with pytest.raises(RegistryUnavailable, match="closed"):
-                await registry.get(KEY)
-            await registry.aclose()
-
-        run(scenario)
-
-    def test_a_cancelled_call_is_cancelled_and_leaves_nothing(self, etcd: EtcdServer) -> None:
-        async def scenario() -> None:
-            async with opened(etcd.url) as registry:
-                await registry.beats()
-                etcd.pause()
-                with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.1):
-                        await registry.get(KEY)
-                etcd.resume()
-                assert await registry.get(KEY) is None
-
-        run(scenario)
-
-
-COMPACT_FOR_EVER = """
-export ETCDCTL_API=3
-while answer=$(etcdctl --endpoints "$1" endpoint status --write-out=json); do
-    revision=$(echo "$answer" | sed 's/.*"revision":\\([0-9]*\\).*/\\1/')
-    etcdctl --endpoints "$1" compact "$revision" > /dev/null
-done
-"""
-
-
-@pytest.mark.slow
-class TestTls:
-    def test_it_serves_those_who_know_its_authority(self, tmp_path: Path) -> None:
-        with EtcdServer(tmp_path / "etcd", tls=etcd_tls.make(tmp_path / "tls")) as etcd:
-            assert etcd.url.startswith("etcds://")
-
-            async def scenario() -> None:
-                async with opened(etcd.url) as registry, watched(registry) as sets:
-                    await registry.publish(KEY, FULL)
-                    assert await soon(sets) == FULL
-
-            run(scenario)
-            assert EndpointSet.from_json(etcd.ctl("get", "--print-value-only", PATH)) == FULL
-
-    def test_a_server_that_asks_for_a_certificate_gets_ours(self, tmp_path: Path) -> None:
-        tls = etcd_tls.make(tmp_path / "tls")
-        with EtcdServer(tmp_path / "etcd", tls=tls, asks_for_certificate=True) as etcd:
-
-            async def scenario() -> None:
-                async with opened(f"{etcd.url}&cert={tls.certificate}&key={tls.key}") as registry:
-                    await registry.publish(KEY, FULL)
-                    assert await registry.get(KEY) == FULL
-                async with opened(etcd.url) as registry:
-                    with pytest.raises(RegistryUnavailable):
-                        await registry.get(KEY)
-
-            run(scenario)
-
-    def test_a_server_that_the_authority_did_not_sign_is_not_talked_to(self, tmp_path: Path) -> None:
-        wrong = etcd_tls.make(tmp_path / "other").ca
-        with EtcdServer(tmp_path / "etcd", tls=etcd_tls.make(tmp_path / "tls")) as etcd:
-
-            async def scenario() -> None:
-                for url in (f"etcds://ann:{QUOTED}@{etcd.host}?ca={wrong}", f"etcds://{etcd.host}"):
-                    async with opened(url) as registry:
-                        with pytest.raises(RegistryUnavailable, match=etcd.host) as caught:
-                            await registry.publish(KEY, FULL)
-                        assert "s3cret" not in str(caught.value)
-
-            run(scenario)
-            assert etcd.ctl("get", "--print-value-only", PATH) == ""
-
-
-@pytest.mark.slow
-class TestPassword:
-    def test_the_right_one_serves_also_after_a_restart_that_forgets_all_tokens(self, etcd: EtcdServer) -> None:
-        etcd.require_password("ann", PASSWORD)
-
-        async def scenario() -> None:
-            async with (
-                opened(f"etcd://ann:{QUOTED}@{etcd.host}") as registry,
-                watched(registry) as sets,
-            ):
-                await registry.publish(KEY, make_set("a"))
-                assert await soon(sets) == make_set("a")
-                waiting = asyncio.ensure_future(soon(sets))
-                await asyncio.to_thread(etcd.restart)
-                await _published(registry, make_set("b", revision=2))
-                assert await waiting == make_set("b", revision=2)
-
-        run(scenario)
-
-    def test_a_password_that_becomes_required_is_then_given(self, etcd: EtcdServer) -> None:
-        async def scenario() -> None:
-            async with (
-                opened(f"etcd://ann:{QUOTED}@{etcd.host}") as registry,
-                watched(registry) as sets,
-            ):
-                await registry.publish(KEY, make_set("a"))
-                assert await soon(sets) == make_set("a")
-                waiting = asyncio.ensure_future(soon(sets))
-                await asyncio.to_thread(etcd.require_password, "ann", PASSWORD)
-                await registry.publish(KEY, make_set("b", revision=2))
-                assert await waiting == make_set("b", revision=2)
-
-        run(scenario)
-
-    @pytest.mark.parametrize(
-        ("who", "says"),
-        [
-            ("", "asks for a user and a password"),
-            ("ann:s3cret-wrong@", "authentication failed"),
-            ("bob:s3cret@", "authentication failed"),
-        ],
-    )
-    def test_a_wrong_one_is_refused_and_not_told(
-        self, etcd: EtcdServer, caplog: pytest.LogCaptureFixture, who: str, says: str
-    ) -> None:
-        caplog.set_level(logging.DEBUG)
-        etcd.require_password("ann", PASSWORD)
-
-        async def scenario() -> None:
-            async with opened(f"etcd://{who}{etcd.host}") as registry:
-                with pytest.raises(RegistryUnavailable, match=says) as caught:
-                    await registry.publish(KEY, FULL)
-                assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
-                with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.5):
-                        await anext(registry.watch(KEY))
-
-        run(scenario)
-        assert "s3cret" not in caplog.text
-        assert etcd.ctl("get", "--print-value-only", PATH) == ""
-
-    def test_keys_outside_the_users_permissions_are_refused(self, etcd: EtcdServer) -> None:
-        etcd.require_password("ann", PASSWORD)
-
-        async def scenario() -> None:
-            async with opened(f"etcd://ann:{QUOTED}@{etcd.host}?prefix=/elsewhere") as registry:
-                with pytest.raises(RegistryUnavailable, match="permission denied"):
-                    await registry.publish(KEY, FULL)
-
-        run(scenario)
-
-
-@pytest.mark.slow
 def test_a_comparison_that_fails_changes_nothing_and_reads_what_is_there(etcd: EtcdServer) -> None:
     async def scenario() -> None:
         async with client_of(etcd.url) as client:
@@ -572,18 +235,3 @@ def test_a_comparison_that_fails_changes_nothing_and_reads_what_is_there(etcd: E
             assert [each.value for each in values(second)[0]] == [b"one"]
 
     run(scenario)
-
-
-async def _published(registry: EtcdRegistry, endpoints: EndpointSet) -> None:
-    """Publish as soon as the registry can be reached; an attempt that nobody answered may have been done."""
-    async with asyncio.timeout(SOON_SECONDS):
-        while True:
-            try:
-                await registry.publish(KEY, endpoints)
-            except RegistryUnavailable:
-                await asyncio.sleep(0.05)
-            except Fenced:
-                assert await registry.get(KEY) == endpoints
-                return
-            else:
-                return
