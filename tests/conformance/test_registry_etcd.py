@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from muster.model.endpoint import ServiceKey
-from muster.registry.etcd import open_url
+from muster.registry import connect
 from muster.testing.conformance.registry import OpenRegistry, PutForeign, RegistryConformance
 from tests.servers.etcd import EtcdServer
 
@@ -27,7 +27,7 @@ class TestEtcdRegistry(RegistryConformance):
 
     @pytest.fixture
     def open_registry(self, etcd: EtcdServer, prefix: str) -> OpenRegistry:
-        return lambda: open_url(f"{etcd.url}?prefix={prefix}")
+        return lambda: connect(f"{etcd.url}?prefix={prefix}")
 
     @pytest.fixture
     def put_foreign(self, etcd: EtcdServer, prefix: str) -> PutForeign:

@@ -93,6 +93,8 @@ class EtcdClient:
                     if turns and time.monotonic() < deadline:
                         continue
                 raise RegistryUnavailable(f"{attempt}: etcd at {host.name}: {_words(error)}") from error
+            except grpc.aio.UsageError as error:  # closed between two calls of one transaction
+                raise RegistryUnavailable(f"{attempt}: the registry was closed") from error
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if self.is_closed and task is not None and not task.cancelling():

@@ -149,3 +149,29 @@ class TestPassword:
                     await registry.publish(KEY, FULL)
 
         run(scenario)
+
+    def test_readers_do_with_permission_to_read_sets_and_aliases(self, etcd: EtcdServer) -> None:
+        etcd.require_password("ann", PASSWORD)
+        etcd.ctl("role", "add", "reader")
+        for prefix in ("/muster/set/", "/muster/alias/"):
+            etcd.ctl("role", "grant-permission", "reader", "--prefix=true", "read", prefix)
+        etcd.ctl("user", "add", "bob:reads")
+        etcd.ctl("user", "grant-role", "bob", "reader")
+
+        async def scenario() -> None:
+            async with (
+                opened(f"etcd://ann:{QUOTED}@{etcd.host}") as publisher,
+                opened(f"etcd://bob:reads@{etcd.host}") as reader,
+                watched(reader) as sets,
+            ):
+                waiting = asyncio.ensure_future(soon(sets))
+                await publisher.publish(KEY, make_set("a"))
+                assert await waiting == make_set("a")
+                waiting = asyncio.ensure_future(soon(sets))
+                await publisher.publish(KEY, make_set("b", revision=2))
+                assert await waiting == make_set("b", revision=2)
+                assert await reader.keys() == [KEY]
+                with pytest.raises(RegistryUnavailable, match="permission denied"):
+                    await reader.publish(KEY, make_set("c", revision=3))
+
+        run(scenario)
