@@ -8,7 +8,8 @@ been answered for ten minutes; nor is a refusal that asks to come again. And our
 taken back when no address at all can be reached, or while the API, which would say who has ended, is away (``hold``).
 
 When a watcher starts, what an earlier one published is still in the registry. Of the addresses that it meets first,
-those which keep silent or call themselves busy count as ready, so that a restart takes no loaded replica away.
+those which keep silent or call themselves busy count as ready, so that a restart takes no loaded replica away. And what
+is found published when it is taken over (``adopt``) counts as ready until it fails as often as anybody.
 
 At most 32 looks at once, and few per second at one host, which may be a gateway for all.
 """
@@ -18,7 +19,7 @@ import logging
 import random
 import ssl
 import urllib.parse
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import httpx
@@ -97,6 +98,15 @@ class Probes:
         self._free_at = {host: at for host, at in self._free_at.items() if host in hosts}
         self._has_targets.set()
 
+    def adopt(self, targets: Iterable[Target]) -> None:
+        """Take those of ``targets`` that are followed for ready until they really fail, unless they have."""
+        found = [self._states[target] for target in targets if target in self._states]
+        adopted = [state for state in found if not state.is_ready and state.failures < FAILURES]
+        for state in adopted:
+            state.is_ready = True
+        if adopted:
+            self._tell()
+
     def is_ready(self, target: Target) -> bool:
         """Whether somebody answers there, as far as is known."""
         state = self._states.get(target)
@@ -157,8 +167,11 @@ class Probes:
         if not self.is_cut_off:
             self._has_warned = False
         if is_first or was_ready is not state.is_ready:
-            self.news.set()
-            self.news = asyncio.Event()
+            self._tell()
+
+    def _tell(self) -> None:
+        self.news.set()
+        self.news = asyncio.Event()
 
     def _judge(self, target: Target, state: _State, outcome: Outcome, *, may_adopt: bool) -> None:
         now = self._clock.monotonic()

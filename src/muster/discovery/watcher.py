@@ -45,6 +45,8 @@ AT_ONCE = 32
 
 OnPublish = Callable[[ServiceKey, EndpointSet, str], None]
 """Told of each set that was published, with the deployment's name if it is known."""
+OnTakeOver = Callable[[ServiceKey, EndpointSet], None]
+"""Told, before anything is published under a key that was claimed, what stands there."""
 
 _log = logging.getLogger(__name__)
 
@@ -74,9 +76,11 @@ class Watcher:
         publisher: str,
         lease_seconds: float = LEASE_SECONDS,
         on_publish: OnPublish | None = None,
+        on_take_over: OnTakeOver | None = None,
     ) -> None:
         self._feed = feed
         self._on_publish = on_publish
+        self._on_take_over = on_take_over
         self._registry = registry
         self._clock = clock
         self._claims = Claims(registry, clock, publisher, lease_seconds)
@@ -182,7 +186,31 @@ class Watcher:
             await self._apply([state])
 
     async def _claim(self, states: Iterable[ServiceState]) -> frozenset[ServiceKey]:
-        return await self._claims.claim([key for state in states for key in state.endpoints])
+        gained = await self._claims.claim([key for state in states for key in state.endpoints])
+        if self._on_take_over is not None and gained:
+            await self._take_over(gained, self._on_take_over)
+        return gained
+
+    async def _take_over(self, gained: Collection[ServiceKey], tell: OnTakeOver) -> None:
+        """Read what stands under keys that are ours from now on; what cannot be read is claimed anew later."""
+        places = asyncio.Semaphore(AT_ONCE)
+        failed: list[RegistryError] = []
+
+        async def read(key: ServiceKey) -> None:
+            async with places:
+                try:
+                    present = await self._registry.get(key)
+                except RegistryError as error:
+                    self._claims.drop(key)
+                    failed.append(error)
+                else:
+                    if present is not None:
+                        tell(key, present)
+
+        async with asyncio.TaskGroup() as group:
+            for key in gained:
+                group.create_task(read(key), name=f"take over {key}")
+        self._report(failed)
 
     def _forget_lost(self, stored: Collection[ServiceKey]) -> None:
         """Take over anew what was published and is not there any more."""

@@ -28,7 +28,7 @@ from muster.client.async_api import AsyncApi
 from muster.clock import Clock, SystemClock
 from muster.discovery.poll import INTERVAL_SECONDS, PollFeed
 from muster.discovery.poll_api import CONTAINERS, DEPLOYMENTS
-from muster.discovery.probe import Probes
+from muster.discovery.probe import Probes, Target
 from muster.discovery.stream import StreamFeed
 from muster.discovery.watcher import Watcher
 from muster.errors import (
@@ -40,6 +40,7 @@ from muster.errors import (
     RegistryError,
     SetupError,
 )
+from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.model.ids import random_hex
 from muster.processes.signals import until_stopped
 from muster.processes.watch_log import PublishLog, set_up
@@ -106,7 +107,16 @@ async def watch(watched: Watched) -> None:
         async with until_stopped() as group:
             source = await _find(api, watched, clock)
             publisher = f"{source.name}/{source.account}#{random_hex(8)}"
-            watcher = Watcher(source.feed, registry, clock, publisher=publisher, on_publish=PublishLog().note)
+            log = PublishLog()
+
+            def take_over(key: ServiceKey, present: EndpointSet) -> None:
+                log.take_over(key, present)
+                if source.probes is not None:
+                    source.probes.adopt(Target(each.id, key.port, each.url) for each in present.endpoints)
+
+            watcher = Watcher(
+                source.feed, registry, clock, publisher=publisher, on_publish=log.note, on_take_over=take_over
+            )
             await stack.enter_async_context(_retiring(watcher))
             _log.info(
                 "publishing %s of account %s into %s, as %s",

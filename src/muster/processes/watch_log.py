@@ -56,6 +56,10 @@ class PublishLog:
     def __init__(self) -> None:
         self._last: dict[ServiceKey, frozenset[str]] = {}
 
+    def take_over(self, key: ServiceKey, endpoints: EndpointSet) -> None:
+        """Know what others have published, so that only what differs is told."""
+        self._last[key] = frozenset(each.id for each in endpoints.endpoints)
+
     def note(self, key: ServiceKey, endpoints: EndpointSet, name: str) -> None:
         """Tell what was published of a service, and how it differs from what was told last."""
         present = frozenset(each.id for each in endpoints.endpoints)

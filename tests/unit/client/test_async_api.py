@@ -11,7 +11,16 @@ import httpx
 import pytest
 
 from muster.client.async_api import PATIENCE, AsyncApi
-from muster.errors import CursorExpired, FeedError, FeedRefused, InvalidSpec, MusterError, NotFound, Unauthenticated
+from muster.errors import (
+    CursorExpired,
+    FeedError,
+    FeedRefused,
+    InvalidSpec,
+    MusterError,
+    NotAnApi,
+    NotFound,
+    Unauthenticated,
+)
 from muster.testing.clock import VirtualLoop
 from muster.tls.authority import ca_pem
 from muster.tls.certificate import Certificates
@@ -89,11 +98,11 @@ def test_a_stream_may_end_with_an_error() -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "words"),
     [
-        (httpx.Response(200, html="<html>hello</html>"), FeedError, "answers HTML, not an API.*is the address right"),
+        (httpx.Response(200, html="<html>hello</html>"), NotAnApi, "answers HTML, not an API.*is the address right"),
         (httpx.Response(502, text="bad gateway"), FeedError, "no JSON.*HTTP 502"),
-        (httpx.Response(200, text=""), FeedError, "no JSON"),
-        (httpx.Response(200, content=b"\xff\xfe\x00"), FeedError, "no JSON"),
-        (httpx.Response(302, headers={"location": "https://elsewhere/?token=x"}), FeedError, "leads elsewhere"),
+        (httpx.Response(200, text=""), NotAnApi, "no JSON"),
+        (httpx.Response(200, content=b"\xff\xfe\x00"), NotAnApi, "no JSON"),
+        (httpx.Response(302, headers={"location": "https://elsewhere/?token=x"}), NotAnApi, "leads elsewhere"),
         (httpx.Response(404, html="<html>nothing</html>"), FeedRefused, "no such path.*HTML"),
         (httpx.Response(404, json={"code": "NotFound", "msg": "Not Found", "request_id": "1"}), FeedRefused, "no such"),
         (httpx.Response(401, text="who are you?"), FeedRefused, "is the token right"),

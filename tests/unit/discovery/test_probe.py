@@ -231,6 +231,28 @@ def test_of_those_met_at_the_start_silent_ones_count_as_ready(
     assert (ground.ready("a") == ["a"]) is is_adopted
 
 
+@pytest.mark.parametrize("answer", ["silent", 502, "refused"])
+def test_who_is_silent_or_fails_once_is_ready_only_if_somebody_published_it(ground: Ground, answer: int | str) -> None:
+    ground.answer("a", answer)
+    ground.follow("a", "b")
+    assert ground.loop.run_until_complete(ground.probes.first_looks())
+    assert ground.ready("a", "b") == ["b"]
+    news = ground.probes.news
+    ground.probes.adopt([target("a"), target("never followed")])
+    assert news.is_set(), "whoever publishes hears of it"
+    assert ground.ready("a", "b", "never followed") == ["a", "b"]
+    ground.advance(100)
+    assert ("a" in ground.ready("a", "b")) is (answer == "silent"), "being adopted excuses nobody from failing"
+
+
+def test_who_has_failed_for_us_is_not_adopted(ground: Ground) -> None:
+    ground.answer("a", 502)
+    ground.follow("a", "b")
+    ground.advance(100)
+    ground.probes.adopt([target("a")])
+    assert ground.ready("a", "b") == ["b"]
+
+
 def test_there_are_few_looks_at_once_and_few_a_second_at_one_host(ground: Ground) -> None:
     ground.street.takes_seconds = 1.0
     ground.follow(*(f"host-{number}" for number in range(200)))
