@@ -30,7 +30,7 @@ class Ground:
         self.loop = VirtualLoop()
         self.clock = FakeClock(self.loop)
         self.world = ScriptedWorld(seed=seed, monotonic=self.loop.time)
-        self.transport = ScriptedTransport(self.world)
+        self.transport: httpx.AsyncBaseTransport = ScriptedTransport(self.world)
         self.seed = seed
         self.view: dict[DeploymentId, ServiceState] = {}
         self.errors: list[FeedError] = []

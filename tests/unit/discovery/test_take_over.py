@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from muster.discovery.probe import Target
@@ -24,6 +25,19 @@ class Flaky(MemoryRegistry):
             self.failures -= 1
             raise RegistryUnavailable("not now")
         return await super().get(key)
+
+
+class OneHears(httpx.AsyncBaseTransport):
+    """Reaches everything, but of the containers one only: the others accept and keep silent."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, heard: str) -> None:
+        self._inner = inner
+        self._heard = heard
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if "/c/" in request.url.path and self._heard not in request.url.path:
+            await asyncio.sleep(1000)
+        return await self._inner.handle_async_request(request)
 
 
 class Succession:
@@ -104,24 +118,21 @@ def test_a_busy_container_stays_published_over_any_number_of_watchers(succession
     assert set(succession.sizes) == {2}, "it was never left out in between"
 
 
-def test_a_standby_that_a_container_never_answered_keeps_it_when_it_takes_over(succession: Succession) -> None:
-    world = succession.ground.world
+def test_a_standby_whom_a_container_never_answered_keeps_it_when_it_takes_over(succession: Succession) -> None:
+    world, ground = succession.ground.world, succession.ground
     uuid = world.add_deployment("asr")
-    (idle,) = world.run(uuid)
+    (first,) = world.run(uuid)
     succession.succeed()
-    succession.ground.advance(10)
-    (new,) = world.run(uuid, is_ready=False)
-    succession.ground.advance(1)
+    ground.transport = OneHears(ground.transport, first)
     succession.stand_by()
-    succession.ground.advance(8)  # it has seen a 502 there
-    world.set_ready(new)
-    while new not in succession.names(uuid):
-        succession.ground.advance(0.1)
-    world.let_answer(new, stalls=1000)
-    succession.ground.advance(3)
+    ground.advance(10)
+    (second,) = world.run(uuid)
+    ground.advance(10)
+    assert set(succession.names(uuid)) == {first, second}
     succession.end()
-    succession.ground.advance(30)
-    assert set(succession.names(uuid)) == {idle, new}
+    ground.advance(30)
+    assert set(succession.names(uuid)) == {first, second}
+    assert succession.sizes == [1, 2, 2], "one watcher published both, the other one keeps both"
 
 
 def test_a_container_that_died_between_two_watchers_goes_after_a_few_failures(succession: Succession) -> None:
