@@ -122,7 +122,7 @@ def test_a_shell_at_a_terminal_has_its_size_and_learns_new_ones(world: SshWorld)
 def test_ctrl_c_at_a_terminal_ends_the_command_and_not_the_shell(world: SshWorld) -> None:
     world.show_keys(world.make_key()[1])
     with Terminal(world.by_key(), size=(80, 24), env={**world.environ, "TERM": "xterm"}) as terminal:
-        terminal.type("echo go-$((1 + 1)); sleep 1000; echo over\n")
+        terminal.type("sh -c 'echo go-$((1 + 1)); exec sleep 1000'; echo over\n")
         terminal.see("go-2")
         terminal.type("\x03")
         terminal.see("^C")

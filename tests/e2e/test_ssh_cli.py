@@ -115,13 +115,15 @@ def test_input_goes_along_and_options_of_ssh_do(cli: Cli) -> None:
 
 def test_a_shell_at_a_terminal_is_the_containers(cli: Cli) -> None:
     with Terminal([MUSTER, "ssh", "digits"], size=(91, 31), env=cli.environ, cwd=cli.world.user) as terminal:
-        terminal.type("stty size; echo in-$((40 + 2))\n")
+        terminal.type("PS1='at-''home> '; stty size; echo in-$((40 + 2))\n")
         terminal.see("31 91")
         terminal.see("in-42")
-        terminal.type("echo go-$((1 + 1)); sleep 1000\n")
+        # Told by what is to be interrupted: an interrupt that meets the shell between two commands is not theirs.
+        terminal.type("sh -c 'echo go-$((1 + 1)); exec sleep 1000'\n")
         terminal.see("go-2")
         terminal.type("\x03")
         terminal.see("^C")
+        terminal.see("at-home> ")  # a shell that is still busy with the interrupt throws away what is typed
         terminal.type("exit 5\n")
         assert terminal.end() == 5
 
