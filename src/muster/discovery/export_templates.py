@@ -86,7 +86,8 @@ def block_names(keys: Collection[ServiceKey]) -> dict[ServiceKey, str]:
     has_accounts = len({key.account for key in keys}) > 1
     found: dict[ServiceKey, str] = {}
     taken: set[str] = set()
-    for key in sorted(keys, key=lambda key: (key.account, key.service, key.port)):
+    # Small letters first: they keep their name whatever else there is.
+    for key in sorted(keys, key=lambda key: (key.service != key.service.lower(), key.account, key.service, key.port)):
         plain = f"{key.account}_{key.service}" if has_accounts else key.service
         word = re.sub(r"[^A-Za-z0-9_.-]|^[^A-Za-z0-9]", "_", plain)[:_NAME_LENGTH]
         if word != plain or f"{word}_{key.port}".lower() in taken:

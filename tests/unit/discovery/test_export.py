@@ -184,6 +184,7 @@ def test_services_have_names_that_are_words_and_differ() -> None:
             ServiceKey("admin", "../x {"),
         ]
     )
+    assert names[DIGITS] == "digits_6006"
     assert names[ServiceKey("admin", "digits", 6008)] == "digits_6008"
     assert len({name.lower() for name in names.values()}) == 6
     assert all(name.isascii() and set(name) <= set("._-") | {c for c in name if c.isalnum()} for name in names.values())
