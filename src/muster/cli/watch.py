@@ -11,6 +11,7 @@ from muster.cli.connection import Api, Home, TokenFile, resolve
 from muster.cli.spec.values import duration
 from muster.errors import SetupError
 
+_EXPORT = "Export"
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.2, 3600.0
 
 
@@ -54,6 +55,16 @@ def watch(
     ca: Annotated[
         Path | None, typer.Option("--ca", help="File of the authorities to trust, for a private certificate.")
     ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Also keep a proxy's configuration: nginx or haproxy.", rich_help_panel=_EXPORT)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The file to keep for the proxy.", rich_help_panel=_EXPORT)
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option("--exec", help="Run this when it changes, to reload the proxy.", rich_help_panel=_EXPORT),
+    ] = None,
     token_file: TokenFile = None,
     home: Home = None,
 ) -> None:
@@ -77,5 +88,8 @@ def watch(
             account=account,
             concurrency=concurrency,
             ca_file=ca,
+            template=template,
+            output=output,
+            command=command,
         )
     )

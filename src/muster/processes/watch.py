@@ -7,6 +7,8 @@
     AutoDL's API ── PollFeed ────┘      ▲
        containers' addresses ─ Probes ──┘ (only where the API does not say who is ready)
 
+    registry ─▸ Exporter ─▸ a proxy's configuration (if asked for)
+
 What a person has to mend ends it at start, with one line: a wrong token, no entitlement, no API at the address, a
 registry URL that says nothing. What may be over in a moment is waited for: an API or a registry that is down. Asked to
 stop it retires, so that another one publishes at once; killed, it is replaced within a second.
@@ -26,6 +28,7 @@ from pathlib import Path
 
 from muster.client.async_api import AsyncApi
 from muster.clock import Clock, SystemClock
+from muster.discovery.export import Exporter
 from muster.discovery.poll import INTERVAL_SECONDS, PollFeed
 from muster.discovery.poll_api import CONTAINERS, DEPLOYMENTS
 from muster.discovery.probe import Probes, Target
@@ -40,6 +43,7 @@ from muster.errors import (
     RegistryError,
     SetupError,
 )
+from muster.model.deployment import PORTS
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.model.ids import random_hex
 from muster.processes.signals import until_stopped
@@ -78,6 +82,14 @@ class Watched:
     account: str | None = None
     concurrency: int | None = None
     ca_file: Path | None = None
+    template: str | None = None
+    output: Path | None = None
+    command: str | None = None
+
+    @property
+    def exports(self) -> bool:
+        """Whether a proxy is kept right beside the registry."""
+        return (self.template, self.output, self.command) != (None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,8 @@ async def watch(watched: Watched) -> None:
     async with contextlib.AsyncExitStack() as stack:
         registry = open_registry(watched.registry)
         stack.push_async_callback(registry.aclose)
+        if watched.exports:
+            _exporter(registry, watched, POLLED_ACCOUNT, clock)  # refused now, not when the API has come up
         api = AsyncApi(watched.api, watched.token, ca_file=watched.ca_file)
         stack.push_async_callback(api.aclose)
         async with until_stopped() as group:
@@ -127,12 +141,14 @@ async def watch(watched: Watched) -> None:
             )
             if source.probes is not None:
                 group.create_task(source.probes.run(), name="probes")
+            if watched.exports:
+                group.create_task(_exporter(registry, watched, source.account, clock).run(), name="export")
             group.create_task(watcher.run(), name="watcher")
 
 
 def open_registry(url: str) -> Registry:
     """Open a registry that others can read. Raises ``SetupError``, without the URL's password."""
-    scheme = urllib.parse.urlsplit(url).scheme
+    scheme = url.partition(":")[0]
     if scheme == "memory":
         raise SetupError(f"--registry: memory:// ends with this process; write {_SHARED}")
     if scheme.startswith("muster+"):
@@ -140,9 +156,11 @@ def open_registry(url: str) -> Registry:
     try:
         return connect(url)
     except InvalidSpec as error:
-        if shown(url) != url and url in str(error):
-            raise SetupError(f"--registry: {shown(url)} is no registry URL; write {_SHARED}") from None
+        if "@" in url and url in str(error):  # with its password
+            raise SetupError(f"--registry: {shown(url)!r} is no registry URL; write {_SHARED}") from None
         raise SetupError(f"--registry: {error.reason}") from error
+    except ValueError as error:
+        raise SetupError(f"--registry: that is no URL; write {_SHARED}") from error
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("muster"):
             raise
@@ -156,7 +174,7 @@ def shown(url: str) -> str:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
         return "what was given"
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) or "''"
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 async def _find(api: AsyncApi, watched: Watched, clock: Clock) -> _Source:
@@ -214,6 +232,14 @@ async def _check_entitlement(api: AsyncApi) -> None:
         except FeedError as error:
             if not error.code or isinstance(error, FeedRefused):
                 raise
+
+
+def _exporter(registry: Registry, watched: Watched, account: str, clock: Clock) -> Exporter:
+    """Export what is followed: the deployments that were named, or else all that the registry has."""
+    keys = [ServiceKey(account, name, port) for name in watched.deployments for port in PORTS]
+    return Exporter(
+        registry, keys or None, clock, template=watched.template, output=watched.output, command=watched.command
+    )
 
 
 @contextlib.asynccontextmanager
