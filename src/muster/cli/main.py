@@ -29,6 +29,7 @@ from muster.cli import (
     images,
     machines,
     pool,
+    registry,
     rollout,
     ssh,
     ssh_keys,
@@ -98,6 +99,7 @@ app.add_typer(images.image)
 app.add_typer(rollout.rollout)
 app.add_typer(machines.machines)
 app.add_typer(ca.ca)
+app.add_typer(registry.registry)
 
 
 def main() -> None:

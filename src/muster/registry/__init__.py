@@ -4,7 +4,7 @@
 driver is needed only by those who use that registry.
 """
 
-import urllib.parse
+import re
 from importlib import import_module
 
 from muster.errors import InvalidSpec, SetupError
@@ -29,10 +29,10 @@ def connect(url: str) -> Registry:
     Raises ``InvalidSpec`` for an unknown scheme and for a URL that its registry cannot mean, ``SetupError`` where the
     registry's driver is not installed.
     """
-    scheme = urllib.parse.urlsplit(url).scheme
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme not in _MODULES:
         known = ", ".join(f"{each}://" for each in _MODULES)
-        raise InvalidSpec("registry", f"{url!r} is no registry URL: it has to start with one of {known}")
+        raise InvalidSpec("registry", f"{_shown(url)!r} is no registry URL: it has to start with one of {known}")
     try:
         module = import_module(_MODULES[scheme])
     except ModuleNotFoundError as error:
@@ -42,3 +42,11 @@ def connect(url: str) -> Registry:
         raise SetupError(f"{scheme}:// needs: pip install 'muster-gpu[{extra}]'") from error
     opened: Registry = module.open_url(url)
     return opened
+
+
+def _shown(url: str) -> str:
+    """Return scheme and host of what was given as a URL: any other part may be a password."""
+    scheme, mark, rest = url.partition("://")
+    if mark:
+        return scheme + mark + re.split(r"[/?#]", rest.rpartition("@")[2], maxsplit=1)[0]
+    return url if not {":", "@"} & set(url) else f"{url.partition(':')[0]}:…" if ":" in url else "…"
