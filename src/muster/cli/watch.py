@@ -53,7 +53,8 @@ def watch(
         int | None, typer.Option(min=1, help="How many requests a container takes at once, if polled.")
     ] = None,
     ca: Annotated[
-        Path | None, typer.Option("--ca", help="File of the authorities to trust, for a private certificate.")
+        Path | None,
+        typer.Option("--ca", help="Authorities to trust beside everybody's, for the API and its containers."),
     ] = None,
     template: Annotated[
         str | None, typer.Option(help="Also keep a proxy's configuration: nginx or haproxy.", rich_help_panel=_EXPORT)

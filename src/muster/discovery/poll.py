@@ -36,7 +36,8 @@ PATIENCE = 2
 class PollFeed:
     """What one account publishes, or of it the ``deployments`` given by uuid or name. Fulfils ``model.feed.Feed``.
 
-    ``account`` names it in keys; ``concurrency`` is what each container declares, for the API has no word for it.
+    ``account`` names it in keys; ``concurrency`` is what each container declares, and ``ca_pem`` whom clients have to
+    trust beside everybody's authorities, for the API has no word for either.
     Somebody has to run ``probes``, which belong to this feed alone.
     """
 
@@ -50,12 +51,14 @@ class PollFeed:
         deployments: Collection[str] = (),
         interval_seconds: float = INTERVAL_SECONDS,
         concurrency: int | None = None,
+        ca_pem: str | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._clock = clock
         self._probes = probes
         self._name = account
         self._concurrency = concurrency
+        self._ca_pem = ca_pem
         self._world = World(api, clock, deployments, interval_seconds)
         rng = rng or random.Random()  # noqa: S311 - spreads calls over time
         self._pace = Pace(clock, interval_seconds, rng)
@@ -189,6 +192,7 @@ class PollFeed:
             is_ready=self._is_ready,
             oldest=self._world.oldest,
             concurrency=self._concurrency,
+            ca_pem=self._ca_pem,
         )
 
     def _notice(self) -> None:

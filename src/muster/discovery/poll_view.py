@@ -30,6 +30,7 @@ def service_state(
     is_ready: IsReady,
     oldest: Mapping[str, DeploymentId],
     concurrency: int | None,
+    ca_pem: str | None = None,
 ) -> ServiceState:
     """Return one deployment as discovery publishes it; ``name`` is empty if nobody knows it."""
     ordered = sorted(rows, key=lambda row: row.uuid)
@@ -44,7 +45,7 @@ def service_state(
         if name:
             target = oldest.get(name)
             aliases[ServiceKey(account, name, port)] = None if target is None else ServiceKey(account, target, port)
-    return ServiceState(deployment_id, endpoints, aliases, withheld)
+    return ServiceState(deployment_id, endpoints, aliases, withheld, ca_pem)
 
 
 def _endpoint(row: ContainerRow, port: int, concurrency: int | None) -> Endpoint:

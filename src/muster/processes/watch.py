@@ -55,6 +55,8 @@ POLLED_ACCOUNT = "admin"
 RETRY_SECONDS = 1.0
 RETIRE_SECONDS = 2.0
 """How long the registry may take to hear that we stop; after that our silence tells the others."""
+LARGEST_AUTHORITIES = 16 * 1024
+"""Some five certificates."""
 _SHARED = "file:///ABSOLUTE/FOLDER, redis://HOST[:6379] or etcd://HOST[:2379]"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -208,6 +210,7 @@ async def _look(api: AsyncApi, watched: Watched, clock: Clock) -> _Source:
         deployments=watched.deployments,
         interval_seconds=watched.interval_seconds,
         concurrency=watched.concurrency,
+        ca_pem=_authorities(watched.ca_file),
     )
     await _check_entitlement(api)
     _log.info("following %s by asking it every %g s", watched.api, watched.interval_seconds)
@@ -257,6 +260,12 @@ def _place(url: str) -> str:
     """Return the host and port of an API."""
     parts = urllib.parse.urlsplit(url)
     return f"{parts.hostname}:{parts.port or _DEFAULT_PORTS[parts.scheme]}"
+
+
+def _authorities(ca_file: Path | None) -> str | None:
+    """Return what clients have to trust, unless it is a bundle of everybody's, which would travel with every set."""
+    text = "" if ca_file is None else ca_file.read_text(encoding="utf-8", errors="replace")
+    return text if 0 < len(text) <= LARGEST_AUTHORITIES else None
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
