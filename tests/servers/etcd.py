@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.servers import require
 from tests.servers.throwaway_tls import Tls
 
 ROOT_PASSWORD = "root-secret"
@@ -52,6 +53,7 @@ class EtcdServer:
         return f"etcd://{self.host}" if self._tls is None else f"etcds://{self.host}?ca={self._tls.ca}"
 
     def __enter__(self) -> Self:
+        require("etcd", "etcdctl")
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in reversed(range(_TRIES)):
             self.port, self._peer_port = free_port(), free_port()

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.servers import require
 from tests.servers.etcd import free_port
 from tests.servers.throwaway_tls import Tls
 
@@ -49,6 +50,7 @@ class RedisServer:
         return f"redis://{who}{self.host}" if self._tls is None else f"rediss://{who}{self.host}?ca={self._tls.ca}"
 
     def __enter__(self) -> Self:
+        require("redis-server", "redis-cli")
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in reversed(range(_TRIES)):
             self.port = free_port()
@@ -102,6 +104,7 @@ class RedisServer:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="backslashreplace",
             timeout=_START_SECONDS,
             check=True,
         )
@@ -116,8 +119,9 @@ class RedisServer:
             command += ["--tls-port", str(secure), "--tls-auth-clients", "no", "--tls-ca-cert-file", str(self._tls.ca)]
             command += ["--tls-cert-file", str(self._tls.certificate), "--tls-key-file", str(self._tls.key)]
         if self._user:
-            command += ["--user", f"{self._user} on >{self._password} ~muster:* &muster:* +@all"]
-            command += ["--user", "default off"]
+            users = self._folder / "users.acl"
+            users.write_text(f"user {self._user} on >{self._password} ~muster:* &muster:* +@all\nuser default off\n")
+            command += ["--aclfile", str(users)]
         elif self._password:
             command += ["--requirepass", self._password]
         with self._log.open("wb") as log:

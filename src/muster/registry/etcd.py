@@ -21,7 +21,7 @@ from typing import Any
 
 from muster.errors import Fenced, InvalidSpec, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
-from muster.registry import etcd_keys
+from muster.registry import etcd_keys, stored
 from muster.registry.etcd_claims import Claimer
 from muster.registry.etcd_client import EtcdClient
 from muster.registry.etcd_keys import Layout, end_of, service_key
@@ -67,9 +67,9 @@ class EtcdRegistry:
         path = self._layout.set_of(key)
 
         def decide(text: bytes | None) -> Any:
-            stored = _set(path, text)
-            if stored is not None and stored.fence >= endpoints.fence:
-                raise Fenced(f"publish {key} at {endpoints.fence}: the registry holds {stored.fence}")
+            present = _set(path, text)
+            if present is not None and present.fence >= endpoints.fence:
+                raise Fenced(f"publish {key} at {endpoints.fence}: the registry holds {present.fence}")
             return put(path, endpoints.to_json())
 
         await self._swap(f"publish {key}", path, decide, is_repeatable=False)
@@ -79,7 +79,7 @@ class EtcdRegistry:
         path = self._layout.alias_of(alias)
 
         def decide(text: bytes | None) -> Any:
-            return None if _alias(path, text) == target else put(path, etcd_keys.alias_to_text(target))
+            return None if _alias(path, text) == target else put(path, stored.alias_to_text(target))
 
         await self._swap(f"link {alias}", path, decide)
 
@@ -131,7 +131,7 @@ class EtcdRegistry:
         beats = self._layout.beats
         answer = await self._client.txn(
             "beat",
-            [get(beats, end_of(beats)), put(self._layout.beat_of(publisher), etcd_keys.beat_to_text(beat))],
+            [get(beats, end_of(beats)), put(self._layout.beat_of(publisher), stored.beat_to_text(beat))],
         )
         return _beats({each.key.removeprefix(beats): each.value for each in values(answer)[0]})
 
@@ -156,7 +156,7 @@ class EtcdRegistry:
             key = service_key(path)
             if key is not None:
                 try:
-                    found[key] = etcd_keys.claim_from_text(text)
+                    found[key] = stored.claim_from_text(text)
                 except InvalidSpec as error:
                     _log.debug("claim of %s: foreign data: %s", key, error)
         return found
@@ -186,13 +186,13 @@ class EtcdRegistry:
             answer = await self._client.txn(
                 attempt, [get(layout.set_of(key)), get(layout.alias_of(key)), get(target_path)]
             )
-            own, alias, stored = (each[0].value if each else None for each in values(answer))
+            own, alias, text = (each[0].value if each else None for each in values(answer))
             present = _set(layout.set_of(key), own)
             target = None if present is not None else _alias(layout.alias_of(key), alias)
             if target is None:
                 return _Found(answer.header.revision, key, present)
             if target == guess:
-                return _Found(answer.header.revision, target, _set(target_path, stored))
+                return _Found(answer.header.revision, target, _set(target_path, text))
             guess = target
 
     async def _swap(
@@ -230,7 +230,7 @@ def _set(path: bytes, text: bytes | None) -> EndpointSet | None:
 
 def _alias(path: bytes, text: bytes | None) -> ServiceKey | None:
     try:
-        return None if text is None else etcd_keys.alias_from_text(text)
+        return None if text is None else stored.alias_from_text(text)
     except InvalidSpec as error:
         raise RegistryUnavailable(f"read {path.decode()}: foreign data: {error}") from error
 
@@ -239,7 +239,7 @@ def _beats(found: Mapping[bytes, bytes]) -> Mapping[str, Beat]:
     beats = {}
     for path, text in found.items():
         try:
-            beats[etcd_keys.publisher(path)] = etcd_keys.beat_from_text(text)
+            beats[etcd_keys.publisher(path)] = stored.beat_from_text(text)
         except InvalidSpec as error:
             _log.debug("heartbeat of %s: foreign data: %s", path, error)
     return beats

@@ -18,9 +18,10 @@ from muster.errors import InvalidSpec, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.registry.claiming import claimed
 from muster.registry.etcd_client import EtcdClient
-from muster.registry.etcd_keys import Layout, claim_from_text, claim_to_text
+from muster.registry.etcd_keys import Layout
 from muster.registry.etcd_operations import get, put, unchanged, values
 from muster.registry.port import Claim
+from muster.registry.stored import claim_from_text, claim_to_text
 
 BATCH_KEYS = 60
 """Two reads and two comparisons for each; etcd takes 128 of a kind in one transaction."""

@@ -31,12 +31,11 @@ from typing import Any
 
 from muster.errors import Fenced, InvalidSpec, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
-from muster.registry import names
+from muster.registry import names, stored
 from muster.registry.claiming import claimed
 from muster.registry.poll import Poller, Signature, signature
 from muster.registry.port import Beat, Claim
 
-ALIAS_SCHEMA = 1
 _BEATS = "@beats.json"
 _CLAIMS = "@claims.json"
 LOCK_WAIT_SECONDS = 5.0
@@ -153,11 +152,11 @@ class FileRegistry:
             claims = dict(self._read_claims())
             for key in keys:
                 try:
-                    stored = self._read_set(key)
+                    present = self._read_set(key)
                 except RegistryUnavailable as error:
                     _log.warning("%s", error)
                     continue
-                answer[key] = claimed(claims.get(key), stored, publisher, over=over, floor=floor)
+                answer[key] = claimed(claims.get(key), present, publisher, over=over, floor=floor)
             claims |= answer
             wire = {
                 names.relative_path(key).removesuffix(".json"): [claim.publisher, claim.epoch]
@@ -214,32 +213,21 @@ class FileRegistry:
         if text is None:
             return None
         try:
-            wire = json.loads(text)
-            if wire["schema"] > ALIAS_SCHEMA:
-                raise RegistryUnavailable(f"read {path}: schema {wire['schema']} is newer than ours: upgrade muster")
-            target = wire["target"]
-            return ServiceKey(str(target["account"]), str(target["service"]), int(target["port"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RegistryUnavailable(f"read {path}: foreign data: {error!r}") from error
+            return stored.alias_from_text(text)
+        except InvalidSpec as error:
+            raise RegistryUnavailable(f"read {path}: foreign data: {error}") from error
 
     def _publish(self, key: ServiceKey, endpoints: EndpointSet) -> None:
         with self._locked():
-            stored = self._read_set(key)
-            if stored is not None and stored.fence >= endpoints.fence:
-                raise Fenced(f"publish {key} at {endpoints.fence}: the registry holds {stored.fence}")
+            present = self._read_set(key)
+            if present is not None and present.fence >= endpoints.fence:
+                raise Fenced(f"publish {key} at {endpoints.fence}: the registry holds {present.fence}")
             _replace(self._set_path(key), endpoints.to_json())
 
     def _link(self, alias: ServiceKey, target: ServiceKey) -> None:
-        text = json.dumps(
-            {
-                "schema": ALIAS_SCHEMA,
-                "target": {"account": target.account, "service": target.service, "port": target.port},
-            },
-            separators=(",", ":"),
-        )
         with self._locked():
             if self._read_alias(alias) != target:
-                _replace(self._alias_path(alias), text)
+                _replace(self._alias_path(alias), stored.alias_to_text(target))
 
     def _unlink(self, alias: ServiceKey) -> None:
         with self._locked():

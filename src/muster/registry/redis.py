@@ -219,6 +219,7 @@ def _pool(address: RedisAddress) -> BlockingConnectionPool:
         "socket_timeout": DEADLINE_SECONDS,
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         "client_name": "muster",
+        "protocol": 2,  # what every Redis and Valkey speaks, and refuses a stranger in plain words in
     }
     if address.has_tls:
         options |= {"ssl_ca_certs": address.ca, "ssl_cert_reqs": "required", "ssl_check_hostname": True}

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 LONGEST_RETRY_SECONDS = 1.0
 _READ_SECONDS = 5.0
+_CANCEL_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -76,12 +77,13 @@ class Bell:
         retry_seconds = 0.05
         while True:
             try:
-                async with self._client.pubsub() as self._pubsub:
-                    await self._pubsub.connect()
+                async with self._client.pubsub() as pubsub:
+                    await pubsub.connect()
+                    self._pubsub = pubsub  # not before: who subscribes meanwhile would open a second connection
                     if wanted := self._wanted():
-                        await self._pubsub.subscribe(*wanted)
+                        await pubsub.subscribe(*wanted)
                     while True:
-                        await self._read(self._pubsub)
+                        await self._read(pubsub)
                         retry_seconds = 0.05
             except (RedisError, OSError) as error:
                 _log.debug("the pub/sub connection broke: %s", type(error).__name__)
@@ -103,6 +105,6 @@ class Bell:
 
     async def _end(self) -> None:
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait((task,))
+        while task is not None and not task.done():
+            task.cancel()  # again, because a connection that is being made takes a cancellation for its own time-out
+            await asyncio.wait((task,), timeout=_CANCEL_SECONDS)
