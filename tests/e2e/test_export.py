@@ -52,9 +52,17 @@ http {{
     include {folder}/muster.conf;
     server {{
         listen unix:{folder}/socket;
-        location / {{ proxy_pass http://digits_6006; }}
+        location / {{ {location} }}
     }}
 }}
+"""
+
+NGINX_TLS = """
+            proxy_pass https://digits_6006;
+            proxy_ssl_verify on;
+            proxy_ssl_server_name on;
+            proxy_ssl_trusted_certificate {folder}/digits_6006.ca.pem;
+            proxy_ssl_name localhost;
 """
 
 HAPROXY = """
@@ -80,10 +88,11 @@ class Backend(http.server.ThreadingHTTPServer):
     def __init__(self, name: str, tls: ssl.SSLContext | None = None) -> None:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                text = self.headers["Host"] if self.path == "/host" else name
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(name)))
+                self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
-                self.wfile.write(name.encode())
+                self.wfile.write(text.encode())
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -189,7 +198,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 def test_requests_go_on_while_the_export_reloads_nginx(tmp_path: Path, backends: dict[str, Backend]) -> None:
     config, written, pid = tmp_path / "nginx.conf", tmp_path / "muster.conf", tmp_path / "nginx.pid"
-    config.write_text(NGINX.format(folder=tmp_path))
+    config.write_text(NGINX.format(folder=tmp_path, location="proxy_pass http://digits_6006;"))
     registry = FileRegistry(tmp_path / "registry")
     reload = f"nginx -t -q -p {tmp_path} -c {config} && {{ test ! -s {pid} || kill -HUP $(cat {pid}); }}"
     exporter = Exporter(registry, [KEY], SystemClock(), template="nginx", output=written, command=reload)
@@ -222,13 +231,21 @@ def test_requests_go_on_while_the_export_reloads_nginx(tmp_path: Path, backends:
     asyncio.run(scenario())
 
 
-def test_haproxy_speaks_tls_to_whom_the_authority_of_the_set_has_signed_and_to_nobody_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", list(Template))
+def test_tls_goes_to_whom_the_authority_of_the_set_has_signed_and_to_nobody_else(
+    tmp_path: Path, template: Template
+) -> None:
     ours, theirs = (signed(tmp_path / name) for name in ("ours", "theirs"))
     backends = [Backend("ours", ours), Backend("theirs", theirs)]
     registry = FileRegistry(tmp_path / "registry")
-    main, written = tmp_path / "haproxy.cfg", tmp_path / "muster.cfg"
-    main.write_text(HAPROXY.format(folder=tmp_path))
-    exporter = Exporter(registry, [KEY], SystemClock(), template="haproxy", output=written)
+    main, written = tmp_path / "main.conf", tmp_path / "muster.conf"
+    if template is Template.NGINX:
+        main.write_text(NGINX.format(folder=tmp_path, location=NGINX_TLS.format(folder=tmp_path)))
+        command = ["nginx", "-p", str(tmp_path), "-c", str(main)]
+    else:
+        main.write_text(HAPROXY.format(folder=tmp_path))
+        command = ["haproxy", "-db", "-f", str(main), "-f", str(written)]
+    exporter = Exporter(registry, [KEY], SystemClock(), template=template, output=written)
 
     async def scenario() -> None:
         async with exporting(exporter):
@@ -236,7 +253,7 @@ def test_haproxy_speaks_tls_to_whom_the_authority_of_the_set_has_signed_and_to_n
             pem = ca_pem(tmp_path / "ours")
             await registry.publish(KEY, EndpointSet(1, 1, endpoints, published_at=NOW, ca_pem=pem))
             await until(written.exists)
-        with process("haproxy", "-db", "-f", str(main), "-f", str(written)):
+        with process(*command):
             await until((tmp_path / "socket").exists)
             caller = Caller(tmp_path / "socket")
             caller.start()
@@ -251,6 +268,24 @@ def test_haproxy_speaks_tls_to_whom_the_authority_of_the_set_has_signed_and_to_n
     finally:
         for backend in backends:
             backend.end()
+
+
+def test_haproxy_asks_a_container_by_the_name_that_its_address_has(tmp_path: Path) -> None:
+    backend = Backend("a")
+    authority = f"127.1:{backend.server_port}"  # to every resolver a name for 127.0.0.1
+    found = EndpointSet(1, 1, (Endpoint("a", f"http://{authority}"),), NOW)
+    main, written = tmp_path / "main.cfg", tmp_path / "muster.cfg"
+    main.write_text(HAPROXY.format(folder=tmp_path))
+    block = haproxy_block(read_service("digits_6006", found, tmp_path))
+    written.write_text(join_blocks(Template.HAPROXY, {"digits_6006": block}))
+    transport = httpx.HTTPTransport(uds=str(tmp_path / "socket"))
+    try:
+        with process("haproxy", "-db", "-f", str(main), "-f", str(written)):
+            asyncio.run(until((tmp_path / "socket").exists))
+            with httpx.Client(transport=transport, base_url="http://digits") as client:
+                assert client.get("/host").text == authority
+    finally:
+        backend.end()
 
 
 HOSTILE = (
@@ -283,7 +318,7 @@ def test_whatever_is_written_is_accepted(tmp_path: Path, template: Template) -> 
     written.write_text(text)
     if template is Template.NGINX:
         main = tmp_path / "nginx.conf"
-        main.write_text(NGINX.format(folder=tmp_path))
+        main.write_text(NGINX.format(folder=tmp_path, location="proxy_pass http://digits_6006;"))
         command = ["nginx", "-t", "-p", str(tmp_path), "-c", str(main)]
     else:
         main = tmp_path / "haproxy.cfg"

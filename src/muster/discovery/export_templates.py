@@ -56,6 +56,11 @@ class Server:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def authority(self) -> str:
+        """What a request names in ``Host``."""
+        return self.host if _DEFAULT_PORTS.get(self.scheme) == self.port else self.address
+
+    @property
     def has_name(self) -> bool:
         """Whether the host is a name, and no address."""
         try:
@@ -80,17 +85,15 @@ class Service:
 def block_names(keys: Collection[ServiceKey]) -> dict[ServiceKey, str]:
     """Return what each service is called in a configuration: ``<service>_<port>``.
 
-    A name that is no plain word, or differs from another in capitals only, gets a few characters of its hash; with
-    several accounts the account goes first.
+    A name that is no plain word, or differs from another in capitals or in its account only, gets a few characters of
+    a hash. A block keeps its name whatever other services come, since the operator has written it elsewhere.
     """
-    has_accounts = len({key.account for key in keys}) > 1
     found: dict[ServiceKey, str] = {}
     taken: set[str] = set()
     # Small letters first: they keep their name whatever else there is.
     for key in sorted(keys, key=lambda key: (key.service != key.service.lower(), key.account, key.service, key.port)):
-        plain = f"{key.account}_{key.service}" if has_accounts else key.service
-        word = re.sub(r"[^A-Za-z0-9_.-]|^[^A-Za-z0-9]", "_", plain)[:_NAME_LENGTH]
-        if word != plain or f"{word}_{key.port}".lower() in taken:
+        word = re.sub(r"[^A-Za-z0-9_.-]|^[^A-Za-z0-9]", "_", key.service)[:_NAME_LENGTH]
+        if word != key.service or f"{word}_{key.port}".lower() in taken:
             word += "-" + hashlib.sha256(f"{key.account}/{key.service}".encode()).hexdigest()[:8]
         found[key] = f"{word}_{key.port}"
         taken.add(found[key].lower())
@@ -135,25 +138,42 @@ def nginx_block(service: Service) -> str:
 
 
 def haproxy_block(service: Service) -> str:
-    """Return a backend; one without servers answers 503."""
+    """Return a backend; one without servers answers 503.
+
+    Where containers are told apart by the host in the request (``<uuid>-6006.gpu.example.com``), each has to be asked
+    for its own. haproxy can put nothing there that differs between servers but the server's name, so that is the host.
+    """
     lines = [
         f"backend {service.name}",
         f"    mode {'tcp' if service.has_tcp else 'http'}",
         "    balance leastconn",
     ]
+    has_names = bool(service.servers) and not service.has_tcp and all(server.has_name for server in service.servers)
+    if has_names:
+        lines.append("    http-send-name-header Host")
+    seen: set[str] = set()
     for server in service.servers:
-        words = [f"    server {server.id} {server.address}"]
-        if server.limit:
-            words.append(f"maxconn {server.limit}")
-        words.append("check")
-        if server.has_name:
-            words.append("init-addr last,libc,none")  # one name that is not known must not refuse all the others
-        if server.scheme == "https":
-            words.append(f"ssl verify required ca-file {_quoted(service.ca) if service.ca else '@system-ca'}")
-            if server.has_name:
-                words.append(f"sni str({server.host}) check-sni {server.host}")
-        lines.append(" ".join(words))
+        name = server.authority if has_names else server.id
+        if name not in seen:
+            seen.add(name)
+            lines.append(_haproxy_server(service, server, name))
     return "\n".join([*lines, ""])
+
+
+def _haproxy_server(service: Service, server: Server, name: str) -> str:
+    words = [f"    server {name} {server.address}"]
+    if server.limit:
+        words.append(f"maxconn {server.limit}")
+    words.append("check")
+    if server.has_name:
+        words.append("init-addr last,libc,none")  # one name that is not known must not refuse all the others
+    if server.scheme == "https":
+        words.append(f"ssl verify required ca-file {_quoted(service.ca) if service.ca else '@system-ca'}")
+        if server.has_name:
+            words.append(f"sni str({server.host}) check-sni {server.host}")
+    if name != server.id:
+        words.append(f" # {server.id}")
+    return " ".join(words)
 
 
 BLOCKS: Mapping[Template, Callable[[Service], str]] = {
@@ -241,10 +261,12 @@ def _nginx_advice(service: Service) -> Iterable[str]:
     if service.ca:
         yield f"# proxy_ssl_trusted_certificate {_quoted(service.ca)};"
     hosts = {server.host for server in secure}
-    if len(hosts) == 1:
-        yield f"# proxy_ssl_name {hosts.pop()};"
+    if len(hosts) > 1:
+        yield "# Their hosts differ, and nginx compares one name for all of them: haproxy can do this, nginx cannot."
+    elif secure[0].has_name:
+        yield f"# proxy_ssl_name {secure[0].host};"
     else:
-        yield "# Their names differ, and nginx asks for one name only: haproxy can do this, nginx cannot."
+        yield "# proxy_ssl_name localhost;  (Muster's own certificates have it; nginx compares no addresses)"
 
 
 def _quoted(path: Path) -> str:
