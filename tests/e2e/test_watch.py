@@ -152,6 +152,36 @@ def test_a_registry_that_is_down_is_waited_for(alone: Watchers, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_a_second_signal_does_not_cut_the_goodbye_short(alone: Watchers, tmp_path: Path) -> None:
+    with ScriptedApi() as api, RedisServer(tmp_path / "redis") as redis:
+        api.world.run(api.world.add_deployment("asr"))
+        watcher = alone.start("--api", api.url, "--registry", redis.url, MUSTER_TOKEN=api.world.token)
+        watcher.until("1 ready")
+        redis.pause()
+        watcher.send(signal.SIGTERM)
+        time.sleep(0.3)  # not for a race: the registry is silent, so it is saying goodbye all this time
+        watcher.send(signal.SIGTERM)
+        time.sleep(0.3)
+        redis.resume()
+        assert watcher.wait() == 0
+        assert "retired" in watcher.said.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_registry_that_is_silent_holds_up_nobodys_end(alone: Watchers, tmp_path: Path) -> None:
+    with ScriptedApi() as api, RedisServer(tmp_path / "redis") as redis:
+        api.world.run(api.world.add_deployment("asr"))
+        watcher = alone.start("--api", api.url, "--registry", redis.url, MUSTER_TOKEN=api.world.token)
+        watcher.until("1 ready")
+        redis.pause()
+        began = time.monotonic()
+        assert watcher.end(signal.SIGTERM) == 0
+        assert time.monotonic() - began < 5
+        assert "could not be told" in watcher.said
+        redis.resume()
+
+
+@pytest.mark.slow
 def test_who_is_asked_to_stop_while_it_waits_stops(alone: Watchers, registry: str) -> None:
     watcher = alone.start("--api", "http://127.0.0.1:1", "--registry", registry, MUSTER_TOKEN="t0ken")
     watcher.until("waiting for the API")

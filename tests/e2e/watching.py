@@ -49,9 +49,16 @@ class Watching:
 
         return until(found, f"{words!r} in {self.said!r}")
 
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self._process.pid, number)
+
     def end(self, number: signal.Signals) -> int:
         """Send it a signal and wait for its end; returns the exit code."""
-        os.kill(self._process.pid, number)
+        self.send(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit code."""
         return self._process.wait(PATIENCE_SECONDS)
 
 

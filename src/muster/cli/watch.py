@@ -54,7 +54,7 @@ def watch(
     ] = None,
     ca: Annotated[
         Path | None,
-        typer.Option("--ca", help="Authorities to trust beside everybody's, for the API and its containers."),
+        typer.Option("--ca", help="Authority of the API's certificate, also trusted for its containers'."),
     ] = None,
     template: Annotated[
         str | None, typer.Option(help="Also keep a proxy's configuration: nginx or haproxy.", rich_help_panel=_EXPORT)

@@ -22,7 +22,6 @@ import enum
 import logging
 import ssl
 import urllib.parse
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +52,9 @@ from muster.registry.port import Registry
 
 POLLED_ACCOUNT = "admin"
 RETRY_SECONDS = 1.0
+LONGEST_ANSWER_SECONDS = 10.0
+SHORTEST_PATIENCE_SECONDS = 3.0
+"""Who asks often also wants to know soon that nobody answers: two intervals, between these bounds."""
 RETIRE_SECONDS = 2.0
 """How long the registry may take to hear that we stop; after that our silence tells the others."""
 LARGEST_AUTHORITIES = 16 * 1024
@@ -118,7 +120,8 @@ async def watch(watched: Watched) -> None:
         stack.push_async_callback(registry.aclose)
         if watched.exports:
             _exporter(registry, watched, POLLED_ACCOUNT, clock)  # refused now, not when the API has come up
-        api = AsyncApi(watched.api, watched.token, ca_file=watched.ca_file)
+        patience = min(LONGEST_ANSWER_SECONDS, max(SHORTEST_PATIENCE_SECONDS, 2 * watched.interval_seconds))
+        api = AsyncApi(watched.api, watched.token, ca_file=watched.ca_file, timeout_seconds=patience)
         stack.push_async_callback(api.aclose)
         async with until_stopped() as group:
             source = await _find(api, watched, clock)
@@ -133,7 +136,6 @@ async def watch(watched: Watched) -> None:
             watcher = Watcher(
                 source.feed, registry, clock, publisher=publisher, on_publish=log.note, on_take_over=take_over
             )
-            await stack.enter_async_context(_retiring(watcher))
             _log.info(
                 "publishing %s of account %s into %s, as %s",
                 ", ".join(watched.deployments) or "every deployment",
@@ -145,7 +147,7 @@ async def watch(watched: Watched) -> None:
                 group.create_task(source.probes.run(), name="probes")
             if watched.exports:
                 group.create_task(_exporter(registry, watched, source.account, clock).run(), name="export")
-            group.create_task(watcher.run(), name="watcher")
+            group.create_task(_publish(watcher), name="watcher")
 
 
 def open_registry(url: str) -> Registry:
@@ -201,6 +203,7 @@ async def _look(api: AsyncApi, watched: Watched, clock: Clock) -> _Source:
                 raise
         else:
             return _streaming(stream, source, account, watched)
+    await _check_entitlement(api)
     probes = Probes(clock, verify=_trust(watched.ca_file))
     poll = PollFeed(
         api,
@@ -212,7 +215,6 @@ async def _look(api: AsyncApi, watched: Watched, clock: Clock) -> _Source:
         concurrency=watched.concurrency,
         ca_pem=_authorities(watched.ca_file),
     )
-    await _check_entitlement(api)
     _log.info("following %s by asking it every %g s", watched.api, watched.interval_seconds)
     return _Source(poll, _place(watched.api), watched.account or POLLED_ACCOUNT, probes)
 
@@ -245,15 +247,18 @@ def _exporter(registry: Registry, watched: Watched, account: str, clock: Clock) 
     )
 
 
-@contextlib.asynccontextmanager
-async def _retiring(watcher: Watcher) -> AsyncIterator[None]:
+async def _publish(watcher: Watcher) -> None:
+    """Watch until cancelled, and say goodbye; here, where a second signal does not cut that short."""
     try:
-        yield
+        await watcher.run()
     finally:
-        with contextlib.suppress(RegistryError, TimeoutError):
+        try:
             async with asyncio.timeout(RETIRE_SECONDS):
                 await watcher.retire()
-        _log.info("retired: another watcher may publish now")
+        except (RegistryError, TimeoutError):
+            _log.warning("stopped, and the registry could not be told: our silence tells the others")
+        else:
+            _log.info("retired: another watcher may publish now")
 
 
 def _place(url: str) -> str:

@@ -55,10 +55,12 @@ class PublishLog:
 
     def __init__(self) -> None:
         self._last: dict[ServiceKey, frozenset[str]] = {}
+        self._taken_over: set[ServiceKey] = set()
 
     def take_over(self, key: ServiceKey, endpoints: EndpointSet) -> None:
         """Know what others have published, so that only what differs is told."""
         self._last[key] = frozenset(each.id for each in endpoints.endpoints)
+        self._taken_over.add(key)
 
     def note(self, key: ServiceKey, endpoints: EndpointSet, name: str) -> None:
         """Tell what was published of a service, and how it differs from what was told last."""
@@ -67,13 +69,15 @@ class PublishLog:
         self._last[key] = present
         if not present and not last:
             return  # each deployment has a second port, on which mostly nobody serves
+        words = "taken over" if key in self._taken_over else "no other endpoints"
+        self._taken_over.discard(key)
         changes = [*_listed("+", present - last), *_listed("-", last - present)]
         withheld = f", {len(endpoints.withheld)} withheld" if endpoints.withheld else ""
         _log.info(
             "%s port %d: %s (%d ready%s; revision %d.%d)",
             f"{name} ({key.service})" if name else key.service,
             key.port,
-            " ".join(changes) or "no other endpoints",
+            " ".join(changes) or words,
             len(present),
             withheld,
             endpoints.epoch,

@@ -99,8 +99,13 @@ def test_who_takes_over_tells_only_what_is_different_and_of_unused_ports_nothing
     log.note(ServiceKey("admin", "62d82c07cd", 6008), published(), "asr")
     assert caplog.messages == []
     log.take_over(ASR, published("a", "b"))
+    log.note(ASR, published("a", "b"), "asr")
+    log.take_over(ASR, published("a", "b"))
     log.note(ASR, published("b", "c"), "asr")
-    assert caplog.messages == ["asr (62d82c07cd) port 6006: +c -a (2 ready; revision 7.1)"]
+    assert caplog.messages == [
+        "asr (62d82c07cd) port 6006: taken over (2 ready; revision 7.1)",
+        "asr (62d82c07cd) port 6006: +c -a (2 ready; revision 7.1)",
+    ]
 
 
 @pytest.mark.parametrize("registry", ["file:///tmp/none", "redis://127.0.0.1:1", "etcd://127.0.0.1:1"])
