@@ -21,13 +21,23 @@ from pathlib import Path
 
 from muster.clock import Clock
 from muster.discovery.export_command import Debounced, run_command
-from muster.discovery.export_templates import BLOCKS, Template, block_names, join_blocks, read_service, split_blocks
+from muster.discovery.export_templates import (
+    BLOCKS,
+    Service,
+    Template,
+    block_names,
+    join_blocks,
+    read_service,
+    split_blocks,
+)
 from muster.errors import RegistryError, SetupError
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.registry.port import Registry
 
 GATHER_SECONDS = 0.05
 """Sets that change together are written together."""
+BREATHS = 4
+"""The rest after a write, in times of what it took."""
 RETRY_SECONDS = 5.0
 KEYS_SECONDS = 2.0
 """How soon a service is found that nobody named."""
@@ -66,7 +76,10 @@ class Exporter:
         self._command = command
         self._sets: dict[ServiceKey, EndpointSet] = {}
         self._told: dict[ServiceKey, tuple[str, ...]] = {}
+        self._blocks: dict[ServiceKey, tuple[Service, str]] = {}
         self._carried: dict[str, str] = {}
+        self._names: dict[ServiceKey, str] = {}
+        self._written: dict[Path, str] = {}
         self._has_tcp: dict[str, bool] = {}
         self._changed = asyncio.Event()
         self._reload = Debounced(clock, self._run_command)
@@ -97,13 +110,18 @@ class Exporter:
             return frozenset()
 
     async def _watch(self, key: ServiceKey) -> None:
+        said = ""
         while True:
-            with contextlib.suppress(RegistryError):  # the registry has said what is wrong
+            try:
                 async for found in self._registry.watch(key):
-                    last = self._sets.get(key)
-                    self._sets[key] = found
+                    last, self._sets[key] = self._sets.get(key), found
                     if last is None or _content(last) != _content(found):
+                        self._blocks.pop(key, None)
                         self._changed.set()
+            except RegistryError as error:
+                if said != str(error):
+                    said = str(error)
+                    _log.warning("%s is not exported any more: %s; still trying", key, error)
             await self._clock.sleep(RETRY_SECONDS)
 
     async def _write_changes(self) -> None:
@@ -112,39 +130,54 @@ class Exporter:
             await self._changed.wait()
             await self._clock.sleep(GATHER_SECONDS)
             self._changed.clear()
-            is_new = True
+            began, is_new = self._clock.monotonic(), True
             if self._template is not None and self._output is not None:
-                texts = self._render(self._template, self._output)
+                texts = await self._render(self._template, self._output)
+                coming = {path: text for path, text in texts.items() if self._written.get(path) != text}
                 try:
-                    is_new = await asyncio.to_thread(_replace_changed, texts)
+                    is_new = await asyncio.to_thread(_replace_changed, coming)
                 except OSError as error:
                     _log.warning("the export cannot be written, again in %.0f s: %s", RETRY_SECONDS, error)
                     self._changed.set()
                     await self._clock.sleep(RETRY_SECONDS)
                     continue
+                self._written = texts
             if self._command and (is_new or is_first):
                 self._reload.change()
             is_first = False
+            await self._clock.sleep(BREATHS * (self._clock.monotonic() - began))
 
-    def _render(self, template: Template, output: Path) -> dict[Path, str]:
+    async def _render(self, template: Template, output: Path) -> dict[Path, str]:
         """Return what each file is to hold, the one that names the others last."""
-        names = block_names(self._sets if self._keys is None else self._keys)
-        known = {name: self._sets[key] for key, name in names.items() if key in self._sets}
-        blocks = {name: block for name, block in self._carried.items() if name not in known}
         texts: dict[Path, str] = {}
-        for key, name in names.items():
-            if name not in known:
+        blocks = dict(self._carried)
+        for key, name in self._block_names().items():
+            if key not in self._sets:
                 continue
-            service = read_service(name, known[name], output.parent, had_tcp=self._has_tcp.get(name, False))
-            self._has_tcp[name] = service.has_tcp
-            if self._told.get(key) != service.skipped:
-                self._told[key] = service.skipped
-                for reason in service.skipped:
-                    _log.warning("export of %s: %s", key, reason)
+            known = self._blocks.get(key)
+            if known is None or known[0].name != name:
+                service = self._read(key, name, output.parent)
+                known = self._blocks[key] = service, BLOCKS[template](service)
+                await self._clock.sleep(0)  # a thousand new ones take a second, and a watcher's heartbeat cannot wait
+            service, blocks[name] = known
             if service.ca is not None and service.ca_pem is not None:
                 texts[service.ca] = service.ca_pem
-            blocks[name] = BLOCKS[template](service)
         return {**texts, output: join_blocks(template, blocks)}
+
+    def _block_names(self) -> dict[ServiceKey, str]:
+        keys = self._sets.keys() if self._keys is None else self._keys
+        if len(keys) != len(self._names):  # no key ever leaves
+            self._names = block_names(keys)
+        return self._names
+
+    def _read(self, key: ServiceKey, name: str, folder: Path) -> Service:
+        service = read_service(name, self._sets[key], folder, had_tcp=self._has_tcp.get(name, False))
+        self._has_tcp[name] = service.has_tcp
+        if self._told.get(key) != service.skipped:
+            self._told[key] = service.skipped
+            for reason in service.skipped:
+                _log.warning("export of %s: %s", key, reason)
+        return service
 
     async def _run_command(self) -> bool:
         stdin = None if self._template is not None else to_json(self._sets).encode()
@@ -158,7 +191,7 @@ class Exporter:
             found = split_blocks(self._template, self._output.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError):
             return {}
-        names = None if self._keys is None else set(block_names(self._keys).values())
+        names = None if self._keys is None else set(self._block_names().values())
         found = {name: block for name, block in found.items() if names is None or name in names}
         self._has_tcp = {name: "mode tcp\n" in block or "raw TCP" in block for name, block in found.items()}
         return found
