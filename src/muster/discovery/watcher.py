@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from muster.clock import Clock, wait_for_event
 from muster.discovery.claims import LEASE_SECONDS, Claims
 from muster.discovery.stale import mark_stale
+from muster.discovery.take_over import OnTakeOver, tell_present
 from muster.errors import CursorExpired, FeedError, Fenced, RegistryError, StoreError
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey, Withheld
 from muster.model.event import Cursor
@@ -45,8 +46,6 @@ AT_ONCE = 32
 
 OnPublish = Callable[[ServiceKey, EndpointSet, str], None]
 """Told of each set that was published, with the deployment's name if it is known."""
-OnTakeOver = Callable[[ServiceKey, EndpointSet], None]
-"""Told, before anything is published under a key that was claimed, what stands there."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +63,8 @@ class Watcher:
     """Publishes what one feed says, as ``publisher`` (``SOURCE#NAME``, the name unique per living process).
 
     ``SOURCE`` says whose deployments the feed tells of: what a dead publisher of the same source left behind is
-    cleared up, what is of another source is left alone.
+    cleared up, what is of another source is left alone. ``on_take_over`` hears, before anything is published under a
+    key that was claimed, what stands there; ``on_publish`` hears of each set that was published.
     """
 
     def __init__(
@@ -188,29 +188,11 @@ class Watcher:
     async def _claim(self, states: Iterable[ServiceState]) -> frozenset[ServiceKey]:
         gained = await self._claims.claim([key for state in states for key in state.endpoints])
         if self._on_take_over is not None and gained:
-            await self._take_over(gained, self._on_take_over)
+            unread = await tell_present(self._registry, gained, self._on_take_over)
+            for key in unread:
+                self._claims.drop(key)  # it is claimed anew, and read anew
+            self._report(list(unread.values()))
         return gained
-
-    async def _take_over(self, gained: Collection[ServiceKey], tell: OnTakeOver) -> None:
-        """Read what stands under keys that are ours from now on; what cannot be read is claimed anew later."""
-        places = asyncio.Semaphore(AT_ONCE)
-        failed: list[RegistryError] = []
-
-        async def read(key: ServiceKey) -> None:
-            async with places:
-                try:
-                    present = await self._registry.get(key)
-                except RegistryError as error:
-                    self._claims.drop(key)
-                    failed.append(error)
-                else:
-                    if present is not None:
-                        tell(key, present)
-
-        async with asyncio.TaskGroup() as group:
-            for key in gained:
-                group.create_task(read(key), name=f"take over {key}")
-        self._report(failed)
 
     def _forget_lost(self, stored: Collection[ServiceKey]) -> None:
         """Take over anew what was published and is not there any more."""
