@@ -83,9 +83,10 @@ class RedisServer:
         self._start()
 
     def pause(self) -> None:
-        """Let it hang."""
+        """Let it hang, all its threads: they do not stop at the moment of the signal."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         """Let it go on."""

@@ -26,10 +26,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from functools import partial
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from muster.errors import Fenced, InvalidSpec, RegistryUnavailable
@@ -37,10 +34,9 @@ from muster.model.endpoint import SCHEMA, EndpointSet, ServiceKey
 from muster.registry import names, redis_scripts, stored
 from muster.registry.port import Beat, Claim
 from muster.registry.redis_bell import Bell
+from muster.registry.redis_connections import DEADLINE_SECONDS, make_pool
 from muster.registry.redis_url import RedisAddress, parse
 
-DEADLINE_SECONDS = 2.0
-CONNECTIONS = 16
 CLAIMS_AT_ONCE = 200
 """Keys of one script: some milliseconds in which Redis does nothing else."""
 REREAD_SECONDS = 2.0
@@ -60,33 +56,34 @@ class RedisRegistry:
 
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
-        self._client: Redis = Redis(connection_pool=_pool(address))
+        self._client: Redis = Redis(connection_pool=make_pool(address))
         self._bell = Bell(self._client)
         self._prefix = address.prefix
         self._index, self._claims, self._beats = (f"{address.prefix}:{each}" for each in ("sets", "claims", "beats"))
         self._publish = self._client.register_script(redis_scripts.PUBLISH)
         self._claim = self._client.register_script(redis_scripts.CLAIM)
         self._link = self._client.register_script(redis_scripts.LINK)
+        self._unlink = self._client.register_script(redis_scripts.UNLINK)
         self._beat = self._client.register_script(redis_scripts.BEAT)
 
     async def publish(self, key: ServiceKey, endpoints: EndpointSet) -> None:
         """Replace the set of ``key``. Raises ``Fenced`` when the stored one is as new or newer."""
-        keys: list[Any] = [self._set_of(key), self._index]
+        keys = [self._set_of(key), self._index]
         arguments: list[Any] = [SCHEMA, endpoints.to_json(), *endpoints.fence, _path(key)]
-        verdict, *why = await self._call(f"publish {key}", lambda: self._publish(keys, arguments))
-        if verdict == b"fenced":
-            raise Fenced(f"publish {key} at {endpoints.fence}: the registry holds {why[0].decode()}")
-        if verdict == b"foreign":
-            raise RegistryUnavailable(f"publish {key}: foreign data under {keys[0]}: {why[0].decode(errors='replace')}")
+        verdict = await self._write(f"publish {key}", partial(self._publish, keys, arguments), keys[0])
+        if verdict[0] == b"fenced":
+            raise Fenced(f"publish {key} at {endpoints.fence}: the registry holds {verdict[1].decode()}")
 
     async def link(self, alias: ServiceKey, target: ServiceKey) -> None:
         """Let ``alias`` stand for ``target`` from now on."""
-        keys, arguments = [self._alias_of(alias)], [stored.alias_to_text(target)]
-        await self._call(f"link {alias}", lambda: self._link(keys, arguments))
+        at = self._alias_of(alias)
+        arguments: list[Any] = [stored.ALIAS_SCHEMA, stored.alias_to_text(target)]
+        await self._write(f"link {alias}", partial(self._link, [at], arguments), at)
 
     async def unlink(self, alias: ServiceKey) -> None:
         """Forget an alias; one that is not there is no error."""
-        await self._call(f"unlink {alias}", lambda: self._client.delete(self._alias_of(alias)))
+        at, arguments = self._alias_of(alias), [stored.ALIAS_SCHEMA]
+        await self._write(f"unlink {alias}", partial(self._unlink, [at], arguments), at)
 
     async def get(self, key: ServiceKey) -> EndpointSet | None:
         """Return the present set of a key or alias, ``None`` if there is none."""
@@ -121,7 +118,8 @@ class RedisRegistry:
     async def keys(self) -> Sequence[ServiceKey]:
         """Return all keys that hold a set (no aliases), in order."""
         paths = await self._call("list the keys", lambda: self._client.smembers(self._index))
-        found = [key for path in paths if (key := _key(path)) is not None]
+        indexed = [key for path in paths if (key := _key(path)) is not None]
+        found = await self._existing(indexed) if indexed else []
         return sorted(found, key=lambda key: (key.account, key.service, key.port))
 
     async def beat(self, publisher: str, beat: Beat) -> Mapping[str, Beat]:
@@ -171,6 +169,21 @@ class RedisRegistry:
     def _alias_of(self, key: ServiceKey) -> str:
         return f"{self._prefix}:alias:{_path(key)}"
 
+    async def _existing(self, keys: Sequence[ServiceKey]) -> Sequence[ServiceKey]:
+        """Return those of the index that have a set: people and eviction remove the one without the other."""
+        count = await self._call("list the keys", lambda: self._client.exists(*map(self._set_of, keys)))
+        if count == len(keys):
+            return keys
+
+        async def ask() -> Any:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.exists(self._set_of(key))
+                return await pipeline.execute()
+
+        exist = await self._call("list the keys", ask)
+        return [key for key, does_exist in zip(keys, exist, strict=True) if does_exist]
+
     async def _resolve(self, key: ServiceKey) -> tuple[ServiceKey, EndpointSet | None]:
         """Return the key that ``key`` stands for, and the set found there."""
         present, text = await self._read(self._set_of(key), self._alias_of(key))
@@ -197,6 +210,12 @@ class RedisRegistry:
         with _readable(at):
             return EndpointSet.from_json(text), None
 
+    async def _write(self, attempt: str, make: Callable[[], Any], at: str) -> Sequence[Any]:
+        verdict: Sequence[Any] = await self._call(attempt, make)
+        if verdict[0] == b"foreign":
+            raise RegistryUnavailable(f"{attempt}: foreign data under {at}: {verdict[1].decode(errors='replace')}")
+        return verdict
+
     async def _call(self, attempt: str, make: Callable[[], Any]) -> Any:
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
@@ -206,29 +225,6 @@ class RedisRegistry:
             raise RegistryUnavailable(f"{attempt}: no answer of {self._address} in {DEADLINE_SECONDS:g} s") from error
         except (RedisError, OSError) as error:
             raise RegistryUnavailable(f"{attempt}: {self._address}: {error}") from error
-
-
-def _pool(address: RedisAddress) -> BlockingConnectionPool:
-    options: dict[str, Any] = {
-        "host": address.host,
-        "port": address.port,
-        "db": address.database,
-        "username": address.user,
-        "password": address.password,
-        "socket_connect_timeout": DEADLINE_SECONDS,
-        "socket_timeout": DEADLINE_SECONDS,
-        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        "client_name": "muster",
-        "protocol": 2,  # what every Redis and Valkey speaks, and refuses a stranger in plain words in
-    }
-    if address.has_tls:
-        options |= {"ssl_ca_certs": address.ca, "ssl_cert_reqs": "required", "ssl_check_hostname": True}
-    return BlockingConnectionPool(
-        connection_class=SSLConnection if address.has_tls else Connection,
-        max_connections=CONNECTIONS,
-        timeout=DEADLINE_SECONDS,
-        **options,
-    )
 
 
 def _beats(texts: Mapping[bytes, bytes]) -> Mapping[str, Beat]:

@@ -1,27 +1,52 @@
 """The Lua that Redis runs for us: each script is one atomic step.
 
-A set is compared where it is stored, so the fence is judged on what is there at that moment. ``stored`` reads it: what
-is no JSON object of ours, of a newer schema, or another type of Redis is foreign, and neither script touches it. Epochs
-are numbers below 2⁵³, which Lua holds exactly.
+A set is compared where it is stored, so the fence is judged on what is there at that moment. ``stored`` reads a set and
+``alias`` an alias: what is no JSON object of ours, of a newer schema, or another type of Redis is foreign, and no
+script touches it. Epochs are numbers below 2⁵³, which Lua holds exactly.
 
 All keys are handed over as KEYS. They are many, so this does not run on Redis Cluster, where a script may only touch
 keys of one slot.
 """
 
-_STORED = """
-local function stored(key)
+_JSON = """
+local function json_at(key, newest)
   local kind = redis.call('TYPE', key).ok
   if kind == 'none' then return nil end
   if kind ~= 'string' then return nil, 'a ' .. kind end
-  local is_json, set = pcall(cjson.decode, redis.call('GET', key))
-  if not is_json or type(set) ~= 'table' then return nil, 'no JSON object' end
-  for _, name in ipairs({'schema', 'epoch', 'revision'}) do
-    if type(set[name]) ~= 'number' then return nil, 'no ' .. name end
+  local is_json, value = pcall(cjson.decode, redis.call('GET', key))
+  if not is_json or type(value) ~= 'table' then return nil, 'no JSON object' end
+  if type(value.schema) ~= 'number' then return nil, 'no schema' end
+  if value.schema > tonumber(newest) then
+    return nil, 'schema ' .. value.schema .. ', newer than ours: upgrade muster'
   end
-  if set.schema > tonumber(ARGV[1]) then return nil, 'schema ' .. set.schema .. ', newer than ours: upgrade muster' end
+  return value
+end
+"""
+
+_STORED = (
+    _JSON
+    + """
+local function stored(key)
+  local set, foreign = json_at(key, ARGV[1])
+  if not set then return nil, foreign end
+  for name, kind in pairs({epoch = 'number', revision = 'number', endpoints = 'table', published_at = 'string'}) do
+    if type(set[name]) ~= kind then return nil, 'no ' .. name end
+  end
   return set
 end
 """
+)
+
+_ALIAS = (
+    _JSON
+    + """
+local function alias(key)
+  local value, foreign = json_at(key, ARGV[1])
+  if value and type(value.target) ~= 'table' then return nil, 'no target' end
+  return value, foreign
+end
+"""
+)
 
 PUBLISH = (
     _STORED
@@ -68,13 +93,33 @@ return answer
 """
 )
 
-LINK = """
--- KEYS alias; ARGV value
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  redis.call('SET', KEYS[1], ARGV[1])
+LINK = (
+    _ALIAS
+    + """
+-- KEYS alias; ARGV schema, value
+local present, foreign = alias(KEYS[1])
+if foreign then return {'foreign', foreign} end
+if not present or redis.call('GET', KEYS[1]) ~= ARGV[2] then
+  redis.call('SET', KEYS[1], ARGV[2])
   redis.call('PUBLISH', KEYS[1], '')
 end
+return {'stored'}
 """
+)
+
+UNLINK = (
+    _ALIAS
+    + """
+-- KEYS alias; ARGV schema
+local present, foreign = alias(KEYS[1])
+if foreign then return {'foreign', foreign} end
+if present then
+  redis.call('DEL', KEYS[1])
+  redis.call('PUBLISH', KEYS[1], '')
+end
+return {'stored'}
+"""
+)
 
 BEAT = """
 -- KEYS beats; ARGV publisher, value
