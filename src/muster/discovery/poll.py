@@ -29,6 +29,10 @@ from muster.model.feed import ChangeBatch, Listing, ServiceState
 from muster.model.ids import DeploymentId
 
 INTERVAL_SECONDS = 5.0
+LOOK_SECONDS, LISTING_LOOK_SECONDS = 0.4, 3.0
+"""How long what was read waits for the first look at new addresses: who replaces somebody then joins as the other one
+leaves, and a set whose containers were all replaced is not empty in between. Longer after an absence, which may have
+changed everything."""
 PATIENCE = 2
 """How often the API may fail in a row before the reader of changes is told."""
 
@@ -89,6 +93,8 @@ class PollFeed:
                 await self._read(None)
         if not self._has_met:
             await self._meet()
+        else:
+            await self._probes.first_looks(LISTING_LOOK_SECONDS)
         self._notice()
         return Listing([self._state(each) for each in sorted(self._world.present)], Cursor(self._count))
 
@@ -100,6 +106,7 @@ class PollFeed:
             if max(self._whole_reading, self._reading_of.get(deployment_id, 0)) <= asked:
                 wanted, self._wanted = self._wanted | {deployment_id}, set()
                 await self._read(wanted)
+        await self._probes.first_looks(LOOK_SECONDS)
         self._notice()
         if deployment_id in self._world.live and not self._world.is_followed(deployment_id):
             return None
@@ -129,6 +136,8 @@ class PollFeed:
         async with self._lock:
             if self._pace.is_due:  # or somebody has just read everything
                 await self._read(None, is_poll=True)
+        if self._has_met:
+            await self._probes.first_looks(LOOK_SECONDS)
 
     async def _read(self, wanted: Collection[DeploymentId] | None, *, is_poll: bool = False) -> None:
         """Read the truth about some deployments or about all; the lock is held."""

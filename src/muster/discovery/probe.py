@@ -112,9 +112,9 @@ class Probes:
         state = self._states.get(target)
         return state is not None and state.is_ready
 
-    async def first_looks(self) -> bool:
-        """Wait until every address has been looked at, a minute at most; returns whether that was so."""
-        until = self._clock.monotonic() + FIRST_LOOK_SECONDS
+    async def first_looks(self, seconds: float = FIRST_LOOK_SECONDS) -> bool:
+        """Wait until every address has been looked at, so long at most; returns whether that was so."""
+        until = self._clock.monotonic() + seconds
         while not all(state.looks for state in self._states.values()):
             if (left := until - self._clock.monotonic()) <= 0:
                 return False
