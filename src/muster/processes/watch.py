@@ -203,7 +203,14 @@ async def _look(api: AsyncApi, watched: Watched, clock: Clock) -> _Source:
                 raise
         else:
             return _streaming(stream, source, account, watched)
-    await _check_entitlement(api)
+    try:
+        await _check_entitlement(api)
+    except (FeedRefused, NotAnApi):
+        raise
+    except FeedError as error:
+        if watched.feed is FeedKind.AUTO:
+            raise
+        _log.warning("the API does not answer yet: %s", error)  # meanwhile nobody else may mark old sets as stale
     probes = Probes(clock, verify=_trust(watched.ca_file))
     poll = PollFeed(
         api,
