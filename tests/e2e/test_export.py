@@ -23,6 +23,7 @@ from muster.discovery.export_templates import (
     join_blocks,
     nginx_block,
     read_service,
+    title,
 )
 from muster.model.deployment import PortProtocol
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
@@ -304,15 +305,17 @@ def test_whatever_is_written_is_accepted(tmp_path: Path, template: Template) -> 
         ServiceKey("admin", "Digits"): EndpointSet(1, 1, (Endpoint("a", "https://[::1]:1"),), NOW),
         ServiceKey("admin", "数字 {}"): EndpointSet(1, 1, (Endpoint("a", "https://localhost:1"),), NOW, ca_pem=pem),
         ServiceKey("admin", "db"): EndpointSet(1, 1, (Endpoint("a", "tcp://127.0.0.1:1", PortProtocol.TCP),), NOW),
+        ServiceKey("admin", "a\n}\\\n\r\x85\u2028'\" { b\\"): EndpointSet(1, 1, (), NOW),
         ServiceKey("admin", "nobody"): EndpointSet(1, 1, (), NOW),
         ServiceKey("admin", "x" * 300): EndpointSet(1, 1, (), NOW),
     }
     block = nginx_block if template is Template.NGINX else haproxy_block
-    services = {name: read_service(name, sets[key], tmp_path) for key, name in block_names(sets).items()}
+    names = block_names(sets)
+    services = {key: read_service(names[key], found, tmp_path) for key, found in sets.items()}
     for service in services.values():
         if service.ca is not None:
             service.ca.write_text(service.ca_pem or "")
-    text = join_blocks(template, {name: block(service) for name, service in services.items()})
+    text = join_blocks(template, {names[key]: title(key) + block(service) for key, service in services.items()})
     assert "evil" not in text
     written = tmp_path / "muster.conf"
     written.write_text(text)

@@ -42,7 +42,10 @@ def show(
     account: Account = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show who serves a service now, who does not and why, and who publishes it."""
+    """Show who serves a service, and who does not.
+
+    Also why not, since when that is stale, and who publishes it.
+    """
     import asyncio  # noqa: PLC0415 keeps --help fast
 
     from muster.cli.published import show_set  # noqa: PLC0415

@@ -29,6 +29,7 @@ from muster.discovery.export_templates import (
     join_blocks,
     read_service,
     split_blocks,
+    title,
 )
 from muster.errors import RegistryError, SetupError
 from muster.model.endpoint import EndpointSet, ServiceKey
@@ -157,7 +158,7 @@ class Exporter:
             known = self._blocks.get(key)
             if known is None or known[0].name != name:
                 service = self._read(key, name, output.parent)
-                known = self._blocks[key] = service, BLOCKS[template](service)
+                known = self._blocks[key] = service, title(key) + BLOCKS[template](service)
                 await self._clock.sleep(0)  # a thousand new ones take a second, and a watcher's heartbeat cannot wait
             service, blocks[name] = known
             if service.ca is not None and service.ca_pem is not None:

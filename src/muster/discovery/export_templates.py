@@ -2,7 +2,7 @@
 
 Whoever may write the registry must not be able to write the proxy's configuration: ids, schemes, hosts, ports and
 limits are checked one by one, and an endpoint that is anything but those is left out, with a reason. Nothing else of
-a set reaches a block, and service names do as ``block_names`` writes them.
+a set reaches a block; service names do as ``block_names`` writes them, and in a comment.
 
 nginx gets ``upstream`` blocks, to be included within ``http { }``. An upstream must have a server, so a set that says
 *nobody* becomes one that is down (502). Services of raw TCP are left out: they would need a second file, within
@@ -120,6 +120,12 @@ def read_service(name: str, found: EndpointSet, folder: Path, *, had_tcp: bool =
         skipped.append("its ca_pem holds no certificates and is left out")
     ca = folder / f"{name}.ca.pem" if ca_pem is not None else None
     return Service(name, tuple(servers.values()), has_tcp, ca, ca_pem, tuple(skipped))
+
+
+def title(key: ServiceKey) -> str:
+    """Return a comment that names a service as people do; whatever could end a comment is left out."""
+    text = "".join(each for each in str(key) if each.isprintable() and each not in "\\'\"")
+    return f"# {text}\n"
 
 
 def nginx_block(service: Service) -> str:

@@ -15,7 +15,7 @@ import pytest
 from muster.clock import Clock, SystemClock
 from muster.discovery.export import Exporter
 from muster.discovery.export_command import Debounced, run_command
-from muster.discovery.export_templates import block_names, haproxy_block, nginx_block, read_service
+from muster.discovery.export_templates import block_names, haproxy_block, nginx_block, read_service, title
 from muster.errors import SetupError
 from muster.model.deployment import PortProtocol
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey, Withheld
@@ -199,6 +199,11 @@ def test_services_have_names_that_are_words_and_differ() -> None:
     both = block_names([DIGITS, ServiceKey("lab", "digits")])
     assert both[DIGITS] == "digits_6006"
     assert both[ServiceKey("lab", "digits")].startswith("digits-")
+
+
+def test_a_block_says_in_a_comment_what_people_call_the_service() -> None:
+    assert title(ServiceKey("admin", "数字")) == "# admin/数字/6006\n"
+    assert title(ServiceKey("admin", "a\n}\x85\u2028\\b")) == "# admin/a}b/6006\n"
 
 
 def test_nothing_is_written_before_anything_is_known_and_no_service_before_it_is(tmp_path: Path) -> None:
