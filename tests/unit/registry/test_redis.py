@@ -1,68 +1,40 @@
-"""What the Redis registry promises beyond the port: its layout, its URL, and what it does when Redis fails."""
+"""What the Redis registry promises beyond the port: its URL, its layout, and what it does with others' data."""
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from muster.errors import InvalidSpec, RegistryUnavailable
-from muster.model.endpoint import EndpointSet, ServiceKey
+from muster.model.endpoint import ServiceKey
 from muster.registry.port import Claim
-from muster.registry.redis import RedisRegistry, open_url
+from muster.registry.redis import open_url
 from muster.registry.redis_url import parse
 from muster.testing.conformance.registry import FULL, make_set
-from tests.servers import throwaway_tls
 from tests.servers.redis import RedisServer
-
-KEY = ServiceKey("admin", "0123456789")
-NAME = ServiceKey("admin", "digits")
-AT = "muster:set:admin/0123456789/6006"
-SOON_SECONDS = 10.0
-PASSWORD = "s3cret/&@:"
-QUOTED = "s3cret%2F%26%40%3A"
+from tests.unit.registry.redis_ground import (
+    ALIAS_AT,
+    AT,
+    KEY,
+    NAME,
+    PASSWORD,
+    QUOTED,
+    SOON_SECONDS,
+    opened,
+    run,
+    soon,
+    watched,
+)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     with RedisServer(tmp_path / "redis") as server:
         yield server
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[RedisRegistry]:
-    registry = open_url(url)
-    try:
-        yield registry
-    finally:
-        await registry.aclose()
-
-
-@contextlib.asynccontextmanager
-async def watched(registry: RedisRegistry, key: ServiceKey = KEY) -> AsyncIterator[AsyncIterator[EndpointSet]]:
-    sets = registry.watch(key)
-    try:
-        yield sets
-    finally:
-        assert isinstance(sets, AsyncGenerator)
-        await sets.aclose()
-
-
-async def soon(sets: AsyncIterator[EndpointSet]) -> EndpointSet:
-    async with asyncio.timeout(SOON_SECONDS):
-        return await anext(sets)
-
-
-def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def world() -> None:
-        await scenario()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        assert not left, f"left behind: {left}"
-
-    asyncio.run(world())
 
 
 class TestUrl:
@@ -151,74 +123,6 @@ class TestServer:
 
         run(scenario)
 
-    def test_a_watch_survives_a_kill_and_a_restart(self, server: RedisServer) -> None:
-        async def scenario() -> None:
-            async with opened(server.url) as registry, watched(registry) as sets:
-                await registry.publish(KEY, make_set("a", revision=1))
-                assert await soon(sets) == make_set("a", revision=1)
-                server.restart()
-                await _until_published(registry, make_set("b", revision=2))
-                assert await soon(sets) == make_set("b", revision=2)
-
-        run(scenario)
-
-    def test_a_redis_that_restarts_empty_says_nothing(self, server: RedisServer) -> None:
-        async def scenario() -> None:
-            async with opened(server.url) as registry, watched(registry) as sets:
-                await registry.publish(KEY, make_set("a", revision=1))
-                await soon(sets)
-                server.restart(is_empty=True)
-                coming = asyncio.ensure_future(anext(sets))
-                await asyncio.wait([coming], timeout=3)
-                assert not coming.done()
-                assert await registry.get(KEY) is None
-                assert dict(await registry.claims()) == {}
-                await registry.publish(KEY, make_set("b", epoch=2))
-                assert await asyncio.wait_for(coming, SOON_SECONDS) == make_set("b", epoch=2)
-
-        run(scenario)
-
-    def test_a_redis_that_hangs_is_unavailable_and_comes_back(self, server: RedisServer) -> None:
-        async def scenario() -> None:
-            async with opened(server.url) as registry, watched(registry) as sets:
-                await registry.publish(KEY, make_set("a", revision=1))
-                await soon(sets)
-                server.pause()
-                try:
-                    with pytest.raises(RegistryUnavailable, match="no answer"):
-                        await registry.publish(KEY, make_set("b", revision=2))
-                finally:
-                    server.resume()
-                await _until_published(registry, make_set("c", revision=3))
-                assert (await soon(sets)).revision in {2, 3}
-
-        run(scenario)
-
-    def test_a_lost_message_is_made_good_by_looking(self, server: RedisServer) -> None:
-        async def scenario() -> None:
-            async with opened(server.url) as registry, watched(registry) as sets:
-                await registry.publish(KEY, make_set("a", revision=1))
-                await soon(sets)
-                text = make_set("b", revision=2).to_json()
-                server.cli("SET", AT, text)  # as a restore from a backup would, which announces nothing
-                assert await soon(sets) == make_set("b", revision=2)
-
-        run(scenario)
-
-    def test_a_cut_subscription_is_made_anew(self, server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-        async def scenario() -> None:
-            async with opened(server.url) as registry, watched(registry) as sets:
-                await registry.publish(KEY, make_set("a", revision=1))
-                await soon(sets)
-                for revision in range(2, 6):
-                    server.cli("CLIENT", "KILL", "TYPE", "pubsub")
-                    await registry.publish(KEY, make_set("b", revision=revision))
-                    assert (await soon(sets)).revision == revision
-
-        caplog.set_level(logging.WARNING)
-        run(scenario)
-        assert not caplog.records, "nobody has to be told of what mends itself"
-
     def test_all_watches_of_a_handle_share_one_subscription(self, server: RedisServer) -> None:
         async def scenario() -> None:
             async with opened(server.url) as registry, contextlib.AsyncExitStack() as stack:
@@ -231,59 +135,87 @@ class TestServer:
 
         run(scenario)
 
-
-@pytest.mark.slow
-class TestAccess:
-    @pytest.mark.parametrize("user", ["", "muster"])
-    def test_a_password_lets_in_and_a_wrong_one_does_not(self, tmp_path: Path, user: str) -> None:
+    def test_news_are_announced_on_channels_named_like_the_keys(self, server: RedisServer) -> None:
         async def scenario() -> None:
-            with RedisServer(tmp_path / "redis", password=PASSWORD, user=user) as server:
-                async with opened(f"redis://{user}:{QUOTED}@{server.host}") as registry:
-                    await registry.publish(KEY, make_set("a"))
-                    given = await registry.claim([KEY], "a#1", over=(), floor=5)
-                    assert given == {KEY: Claim("a#1", 5)}
-                    async with watched(registry) as sets:
-                        assert await soon(sets) == make_set("a")
-                async with opened(f"redis://{user}:wr0ng@{server.host}") as registry:
-                    with pytest.raises(RegistryUnavailable, match=r"(?i)password") as failed:
-                        await registry.get(KEY)
-                    assert "wr0ng" not in str(failed.value)
-                async with opened(f"redis://{server.host}") as registry:
-                    with pytest.raises(RegistryUnavailable, match=r"(?i)authentication"):
-                        await registry.get(KEY)
+            async with opened(server.url) as registry, Redis(port=server.port).pubsub() as heard:
+                await heard.subscribe(AT, ALIAS_AT)
+                await registry.publish(KEY, make_set("a"))
+                await registry.link(NAME, KEY)
+                await registry.link(NAME, KEY)
+                await registry.unlink(NAME)
+                await registry.unlink(NAME)
+                await registry.publish(KEY, make_set("b", revision=2))
+                told: list[str] = []
+                async with asyncio.timeout(SOON_SECONDS):
+                    while told[-1:] != [AT] or len(told) < 2:
+                        message = await heard.get_message(timeout=1.0)
+                        if message is not None and message["type"] == "message":
+                            told.append(message["channel"].decode())
+                assert told == [AT, ALIAS_AT, ALIAS_AT, AT], "and what changes nothing is no news"
 
         run(scenario)
 
-    def test_tls_is_believed_by_its_authority_only(self, tmp_path: Path) -> None:
-        right, wrong = throwaway_tls.make(tmp_path / "right"), throwaway_tls.make(tmp_path / "wrong")
-
+    def test_a_set_that_somebody_deleted_is_listed_no_more(self, server: RedisServer) -> None:
         async def scenario() -> None:
-            with RedisServer(tmp_path / "redis", tls=right) as server:
-                async with opened(server.url) as registry, watched(registry) as sets:
-                    await registry.publish(KEY, make_set("a"))
-                    assert await soon(sets) == make_set("a")
-                async with opened(f"rediss://{server.host}?ca={wrong.ca}") as registry:
-                    with pytest.raises(RegistryUnavailable, match=r"(?i)certificate"):
-                        await registry.get(KEY)
-                async with opened(f"redis://{server.host}") as registry:
-                    with pytest.raises(RegistryUnavailable):
-                        await registry.get(KEY)
+            async with opened(server.url) as registry:
+                await registry.publish(KEY, make_set("a"))
+                await registry.publish(NAME, make_set("b"))
+                server.cli("DEL", AT)
+                assert list(await registry.keys()) == [NAME]
+                await registry.publish(KEY, make_set("a"))
+                assert list(await registry.keys()) == [KEY, NAME]
 
         run(scenario)
 
-    def test_nobody_there_is_unavailable(self) -> None:
+    @pytest.mark.parametrize(
+        "words",
+        [("SET", ALIAS_AT, "hello"), ("SET", ALIAS_AT, '{"schema":1}'), ("RPUSH", ALIAS_AT, "hello")],
+    )
+    def test_a_foreign_alias_is_refused_and_stays(self, server: RedisServer, words: tuple[str, ...]) -> None:
         async def scenario() -> None:
-            async with opened("redis://127.0.0.1:9") as registry:
-                with pytest.raises(RegistryUnavailable, match=r"redis at 127\.0\.0\.1:9"):
-                    await registry.keys()
+            async with opened(server.url) as registry:
+                server.cli(*words)
+                before = server.cli("DUMP", ALIAS_AT)
+                with pytest.raises(RegistryUnavailable, match="foreign"):
+                    await registry.link(NAME, KEY)
+                with pytest.raises(RegistryUnavailable, match="foreign"):
+                    await registry.unlink(NAME)
+                assert server.cli("DUMP", ALIAS_AT) == before
 
         run(scenario)
 
+    def test_a_thousand_services_are_published_listed_and_taken_over(self, server: RedisServer) -> None:
+        async def scenario() -> None:
+            keys = [ServiceKey("admin", f"{number:010x}") for number in range(1000)]
+            async with opened(server.url) as registry:
+                places = asyncio.Semaphore(32)
 
-async def _until_published(registry: RedisRegistry, coming: EndpointSet) -> None:
-    async with asyncio.timeout(SOON_SECONDS):
-        while True:
-            with contextlib.suppress(RegistryUnavailable):
-                await registry.publish(KEY, coming)
-                return
-            await asyncio.sleep(0.05)
+                async def publish(key: ServiceKey) -> None:
+                    async with places:
+                        await registry.publish(key, make_set(key.service, epoch=7))
+
+                await asyncio.gather(*map(publish, keys))
+                assert list(await registry.keys()) == keys
+                given = await registry.claim(keys, "a#1", over=(), floor=5)
+                assert given == dict.fromkeys(keys, Claim("a#1", 8))
+                assert await registry.get(keys[-1]) == make_set(keys[-1].service, epoch=7)
+
+        run(scenario)
+
+    def test_two_event_loops_use_a_handle_each(self, server: RedisServer) -> None:
+        one, two = open_url(server.url), open_url(server.url)  # no loop runs yet
+
+        async def publish() -> None:
+            await one.publish(KEY, make_set("a"))
+            await one.aclose()
+
+        async def follow() -> None:
+            async with watched(two) as sets:
+                other = threading.Thread(target=asyncio.run, args=(publish(),))
+                other.start()
+                assert await soon(sets) == make_set("a")
+                await asyncio.to_thread(other.join, SOON_SECONDS)
+            await two.aclose()
+            await asyncio.get_running_loop().shutdown_default_executor()
+
+        run(follow)
