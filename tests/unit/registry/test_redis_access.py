@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from muster.errors import RegistryUnavailable
-from muster.registry.port import Claim
+from muster.registry.port import Beat, Claim
 from muster.testing.conformance.registry import make_set
 from tests.servers import throwaway_tls
 from tests.servers.redis import RedisServer
-from tests.unit.registry.redis_ground import KEY, PASSWORD, QUOTED, opened, run, soon, watched
+from tests.unit.registry.redis_ground import KEY, NAME, PASSWORD, QUOTED, opened, run, soon, until_subscribed, watched
 
 _WITHOUT_DRIVER = """
 import sys
@@ -30,6 +30,12 @@ except SetupError as error:
 def test_a_missing_driver_is_one_line_that_says_what_to_install() -> None:
     said = subprocess.run([sys.executable, "-c", _WITHOUT_DRIVER], capture_output=True, text=True, check=True).stdout
     assert said == "rediss:// needs: pip install 'muster-gpu[redis]'\n"
+
+
+def _documented_users() -> list[list[str]]:
+    """Return the words of each ``ACL SETUSER`` that docs/registries.md tells people to type."""
+    page = (Path(__file__).parents[3] / "docs" / "registries.md").read_text()
+    return [line.replace(">…", ">pw").split() for line in page.splitlines() if line.startswith("ACL SETUSER")]
 
 
 @pytest.mark.slow
@@ -115,3 +121,38 @@ class TestAccess:
         assert "wr0ng" not in caplog.text + "".join(shown)
         if password:
             assert "password" in caplog.text.lower(), "a watch says why it waits"
+
+    @pytest.mark.parametrize("database", ["", "/3"])
+    def test_the_documented_users_may_do_what_they_need_and_readers_no_more(
+        self, tmp_path: Path, database: str
+    ) -> None:
+        async def scenario() -> None:
+            with RedisServer(tmp_path / "redis") as server:
+                for words in _documented_users():
+                    server.cli(*words)
+                async with opened(f"redis://watcher:pw@{server.host}{database}") as watcher:
+                    await watcher.publish(KEY, make_set("a"))
+                    await watcher.link(NAME, KEY)
+                    await watcher.unlink(NAME)
+                    await watcher.link(NAME, KEY)
+                    await watcher.claim([KEY], "lab#a", over=(), floor=5)
+                    await watcher.beat("lab#a", Beat(1, 0.5))
+                    await watcher.retire("lab#b")
+                async with opened(f"redis://reader:pw@{server.host}{database}") as reader:
+                    assert await reader.get(NAME) == make_set("a")
+                    assert list(await reader.keys()) == [KEY]
+                    assert dict(await reader.claims()) == {KEY: Claim("lab#a", 5)}
+                    assert dict(await reader.beats()) == {"lab#a": Beat(1, 0.5)}
+                    async with watched(reader) as sets:
+                        assert await soon(sets) == make_set("a")
+                        await until_subscribed(server)
+                    for forbidden in (
+                        reader.publish(KEY, make_set("b", revision=9)),
+                        reader.unlink(NAME),
+                        reader.retire("lab#a"),
+                    ):
+                        with pytest.raises(RegistryUnavailable, match="permission"):
+                            await forbidden
+                    assert await reader.get(NAME) == make_set("a")
+
+        run(scenario)
