@@ -7,8 +7,10 @@
     muster:sets                                which keys have a set, a set of paths
     muster:claims, muster:beats                hashes: path → [publisher, epoch], publisher → [count, seconds]
 
-Names are encoded as the file registry encodes them. Every write is a script (``redis_scripts.py``), so the fence is
-compared where it cannot change meanwhile, and announces itself on a channel that is named like its key.
+Names are encoded as the file registry encodes them. Sets and aliases are written by scripts (``redis_scripts.py``), so
+the fence is compared where it cannot change meanwhile, and each change is announced on a channel named like its key.
+The index may name a set that somebody deleted or Redis evicted, so ``keys`` looks whether it is there: only then does
+its publisher notice, and publish it again.
 
 A watch reads (the key, its alias, the alias's target), yields what is newer, and waits until one of the three rings
 (``redis_bell.py``) or a few seconds have passed; then it reads again. News carries no data, so a lost message is late
