@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime
+import enum
 import json
 import logging
 import urllib.parse
@@ -25,15 +26,28 @@ LONGEST_LOOK_SECONDS = 5.0
 CHECK_SECONDS = 2.0
 """How often a registry is asked whether it is there while nothing changes."""
 _SHOWN_NAMES = 20
+_LEFT = "the set stays as it is until a watcher takes over"
+
+
+class Life(enum.StrEnum):
+    """What a publisher's heartbeat tells of it."""
+
+    ALIVE = "alive"
+    SILENT = "silent"
+    """It stands still for longer than it promised: killed, paused, or cut off."""
+    RETIRED = "retired"
+    """There is none: it has stopped (or died long ago), or cannot read its API and lets others publish."""
+    UNKNOWN = "unknown"
+    """It is slow, and nobody can tell soon."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Publisher:
-    """Who has claimed a service; ``is_alive`` is ``None`` where that cannot be told soon."""
+    """Who has claimed a service."""
 
     name: str
     epoch: int
-    is_alive: bool | None
+    life: Life
 
 
 ENDPOINTS: tuple[Column[Endpoint], ...] = (
@@ -127,32 +141,38 @@ async def _publisher(opened: Registry, key: ServiceKey, found: EndpointSet) -> t
             else:
                 return key, None
         claim = claims[target]
-        return target, Publisher(claim.publisher, claim.epoch, await _is_alive(opened, claim.publisher))
+        return target, Publisher(claim.publisher, claim.epoch, await _look_at(opened, claim.publisher))
     return key, None
 
 
-async def _is_alive(opened: Registry, publisher: str) -> bool | None:
+async def _look_at(opened: Registry, publisher: str) -> Life:
     """Look at a heartbeat for as long as it promised that it would not stand still."""
     first = (await opened.beats()).get(publisher)
     if first is None:
-        return False
+        return Life.RETIRED
     looks = int(min(first.seconds, LONGEST_LOOK_SECONDS) / LOOK_SECONDS) + 1
     for _ in range(looks):
         await asyncio.sleep(LOOK_SECONDS)
         now = (await opened.beats()).get(publisher)
-        if now is None or now.count != first.count:
-            return now is not None
-    return None if first.seconds > LONGEST_LOOK_SECONDS else False
+        if now is None:
+            return Life.RETIRED
+        if now.count != first.count:
+            return Life.ALIVE
+    return Life.UNKNOWN if first.seconds > LONGEST_LOOK_SECONDS else Life.SILENT
 
 
 def _life(publisher: Publisher, found: EndpointSet) -> str:
-    if publisher.is_alive is None:
-        return "whose heartbeat is slow: nobody can say yet whether it lives"
-    if not publisher.is_alive:
-        return "which is dead: the set stays as it is until another watcher takes over"
-    if publisher.epoch != found.epoch:
-        return f"alive; it has taken over with epoch {publisher.epoch} and published nothing yet"
-    return "alive"
+    match publisher.life:
+        case Life.ALIVE if publisher.epoch != found.epoch:
+            return f"alive; it has taken over with epoch {publisher.epoch} and published nothing yet"
+        case Life.ALIVE:
+            return "alive"
+        case Life.SILENT:
+            return f"silent: killed, paused or cut off; {_LEFT}"
+        case Life.RETIRED:
+            return f"retired: stopped, or it cannot read its API; {_LEFT}"
+        case Life.UNKNOWN:
+            return "whose heartbeat is slow: nobody can say yet whether it lives"
 
 
 async def watch_set(url: str, key: ServiceKey, output: Format) -> None:

@@ -126,20 +126,20 @@ def test_show_tells_who_serves_who_does_not_and_who_keeps_it_up(folder: Folder) 
     assert errors == ""
 
 
-def test_show_tells_since_when_a_set_is_stale_and_that_its_publisher_is_dead(folder: Folder) -> None:
+def test_show_tells_since_when_a_set_is_stale_and_that_its_publisher_is_silent(folder: Folder) -> None:
     since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=7)
     folder.publish(dataclasses.replace(published("a"), stale_since=since))
     folder.beat(3, 0.2)  # and never again
     text, _ = said("registry", "show", folder.url, "0123456789")
     assert text.startswith("admin/0123456789/6006\n")
     assert f"stale      since {since.isoformat(timespec='seconds')}, for 7m: nobody could check these" in text
-    assert "publisher  lab/admin#w1, which is dead" in text
+    assert "publisher  lab/admin#w1, silent: killed, paused or cut off; the set stays as it is" in text
 
 
 def test_show_tells_a_publisher_that_left_from_one_that_has_yet_to_publish(folder: Folder) -> None:
     folder.publish(published())
     text, _ = said("registry", "show", folder.url, "0123456789")
-    assert "which is dead" in text
+    assert "retired: stopped, or it cannot read its API; the set stays as it is" in text
     assert text.endswith("\nnobody serves\n")
     asyncio.run(folder.registry.claim([KEY], WATCHER, over=[], floor=9))
     with Beating(folder):
@@ -155,7 +155,7 @@ def test_show_gives_programs_the_documented_set(folder: Folder) -> None:
         "service": "0123456789",
         "port": 6006,
         "set": json.loads(published("a").to_json()),
-        "publisher": {"name": WATCHER, "epoch": 5, "is_alive": False},
+        "publisher": {"name": WATCHER, "epoch": 5, "life": "retired"},
     }
 
 
