@@ -11,12 +11,34 @@ import sys
 import traceback
 from types import ModuleType
 
-from benchmarks import api, containers, control_plane, demo, ingress, placement, propagation, sdk_overhead, start
+from benchmarks import (
+    api,
+    containers,
+    control_plane,
+    demo,
+    discovery,
+    ingress,
+    placement,
+    propagation,
+    sdk_overhead,
+    start,
+)
 from benchmarks.table import console, machine, show
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.__name__.removeprefix("benchmarks."): module
-    for module in (placement, sdk_overhead, start, containers, propagation, control_plane, api, ingress, demo)
+    for module in (
+        placement,
+        sdk_overhead,
+        start,
+        containers,
+        propagation,
+        discovery,
+        control_plane,
+        api,
+        ingress,
+        demo,
+    )
 }
 
 
