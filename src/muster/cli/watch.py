@@ -75,6 +75,8 @@ def watch(
     """
     from muster.processes.watch import FeedKind, Watched, run  # noqa: PLC0415 keeps --help fast
 
+    if not all(map(str.strip, deployments or ())):
+        raise SetupError("--deployment: names nothing; is a variable of the shell unset?")
     url, token = resolve(os.environ, api=api, token_file=token_file, home=home)
     if not registry:
         raise SetupError("no registry: use --registry, or set MUSTER_REGISTRY, like redis://HOST or file:///FOLDER")

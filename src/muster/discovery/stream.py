@@ -10,6 +10,7 @@ publish of each that nobody serves.
 """
 
 import asyncio
+import logging
 import urllib.parse
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
@@ -24,6 +25,8 @@ from muster.model.service_wire import name_of, service_from_wire
 
 SERVICES = "/api/v1/muster/services"
 
+_log = logging.getLogger(__name__)
+
 
 class StreamFeed:
     """Reads one account's services; whoever made ``api`` closes it. ``deployments`` empty: follow all of them."""
@@ -32,6 +35,7 @@ class StreamFeed:
         self._api = api
         self._wanted = frozenset(deployments)
         self._others: set[DeploymentId] = set()
+        self._absent: frozenset[str] = frozenset()
         self._owner: tuple[str, str] | None = None
 
     async def introduce(self) -> tuple[str, str]:
@@ -50,7 +54,9 @@ class StreamFeed:
             raise FeedError(f"{self._api.base_url}{SERVICES} answers something else than services")
         # of a thousand services it takes a tenth of a second, in which heartbeats would be late
         states = await asyncio.to_thread(lambda: [self._state(each, owner, wire) for each in found])
-        return Listing([each for each in states if self._follows(each)], Cursor(wire["cursor"]))
+        followed = [each for each in states if self._follows(each)]
+        self._tell_absent(followed)
+        return Listing(followed, Cursor(wire["cursor"]))
 
     async def service(self, deployment_id: DeploymentId) -> ServiceState | None:
         """Return one deployment as it is now; ``None`` if it lives and is not followed."""
@@ -101,3 +107,10 @@ class StreamFeed:
             return True
         self._others.add(state.deployment_id)
         return False
+
+    def _tell_absent(self, followed: Collection[ServiceState]) -> None:
+        """Say which of the named deployments there are not: a misspelt name looks the same as one that is early."""
+        absent = self._wanted - {word for each in followed for word in (each.deployment_id, name_of(each))}
+        for word in sorted(absent - self._absent):
+            _log.info("deployment %r does not exist; it is followed when it appears", word)
+        self._absent = absent

@@ -112,6 +112,7 @@ def test_a_token_that_is_not_entitled_ends_it_with_one_line(
         (["--registry", "file:///tmp/r", "--ca", "/nowhere"], "/nowhere holds no certificate authority"),
         (["--registry", "file:///tmp/r", "--template", "apache", "--output", "/tmp/x"], "no template 'apache'"),
         (["--registry", "file:///tmp/r", "--template", "nginx"], "a template needs a file"),
+        (["--registry", "file:///tmp/r", "--deployment", "asr", "--deployment", ""], "--deployment: names nothing"),
     ],
 )
 def test_what_cannot_be_meant_is_said_without_asking_anybody(capsys: Captured, words: list[str], said: str) -> None:

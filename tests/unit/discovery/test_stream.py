@@ -287,6 +287,26 @@ async def watching(url: str, registry: Registry, *follow: str) -> AsyncIterator[
             await asyncio.wait({task})
 
 
+def test_a_name_that_nobody_has_is_told_once_and_followed_when_somebody_does(
+    server: Server, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "muster.discovery")
+    uuid = world.create()
+
+    async def scenario() -> None:
+        async with feed_of(server.url, "asr", "later", UNKNOWN) as feed:
+            for _ in range(2):
+                assert uuids(await feed.services()) == {uuid}
+            later = await asyncio.to_thread(world.create, name="later")
+            assert uuids(await feed.services()) == {uuid, later}
+
+    run(scenario())
+    assert [each for each in caplog.messages if "does not exist" in each] == [
+        f"deployment {UNKNOWN!r} does not exist; it is followed when it appears",
+        "deployment 'later' does not exist; it is followed when it appears",
+    ]
+
+
 @pytest.mark.slow
 def test_a_watcher_elsewhere_publishes_what_the_server_knows(
     server: Server, world: World, line: Line, tmp_path: Path
