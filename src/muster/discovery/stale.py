@@ -4,15 +4,17 @@ The mark is the stored set at its own epoch and the next revision. So it never r
 that comes between is fenced or fences, and takes its key over anew with what it has just read.
 """
 
-import contextlib
 import dataclasses
 import datetime
+import logging
 from collections.abc import Collection
 
 from muster.discovery.claims import Claims
 from muster.errors import Fenced
 from muster.model.endpoint import ServiceKey
 from muster.registry.port import Registry
+
+_log = logging.getLogger(__name__)
 
 
 async def mark_stale(
@@ -27,12 +29,18 @@ async def mark_stale(
 
     Raises ``RegistryError``.
     """
+    marked = 0
     for key, claim in (await registry.claims()).items():
         is_left = claim.publisher == claims.publisher or claims.is_dead(claim.publisher)
         if not claims.may_settle(claim.publisher) and not (key in keys and is_left):
             continue
         stored = await registry.get(key)
         if stored is not None and stored.stale_since is None and stored.endpoints:
-            marked = dataclasses.replace(stored, revision=stored.revision + 1, stale_since=since, published_at=now)
-            with contextlib.suppress(Fenced):
-                await registry.publish(key, marked)
+            stale = dataclasses.replace(stored, revision=stored.revision + 1, stale_since=since, published_at=now)
+            try:
+                await registry.publish(key, stale)
+            except Fenced:
+                continue
+            marked += 1
+    if marked:
+        _log.warning("marked as stale: %d; nobody could check since %s", marked, since.isoformat(timespec="seconds"))

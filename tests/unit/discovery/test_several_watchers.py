@@ -242,7 +242,9 @@ def test_a_registry_that_forgets_everything_is_filled_again(is_alone: bool) -> N
     in_world(scenario)
 
 
-def test_sets_that_nobody_can_keep_up_are_marked_and_corrected_before_anything_else() -> None:
+def test_sets_that_nobody_can_keep_up_are_marked_and_corrected_before_anything_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def scenario(world: World) -> None:
         world.truth.put("d1", "a", "b")
         await asyncio.sleep(5)
@@ -255,6 +257,8 @@ def test_sets_that_nobody_can_keep_up_are_marked_and_corrected_before_anything_e
         assert [each.id for each in found.endpoints] == ["a", "b"]
         assert found.stale_since is not None
         assert 0 <= (found.stale_since - cut_at).total_seconds() < 2
+        told = [each for each in caplog.messages if each.startswith("marked as stale: 1; nobody could check since ")]
+        assert len(told) == 1, "whoever marks it says so, nobody else does"
         world.truth.is_readable = True
         await asyncio.sleep(3)
         assert world.is_right()
