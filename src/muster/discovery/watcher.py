@@ -39,6 +39,8 @@ LISTEN_SECONDS = 0.5
 """After so long a feed that was asked for its changes surely listens."""
 STALE_SECONDS = 3.0
 """How long a feed may fail before its sets are marked; a restart of a server is shorter."""
+LISTINGS_PER_LINKING = 10
+"""Five minutes."""
 BREATHS = 4
 """The rest after a listing, in times of what it took."""
 AT_ONCE = 32
@@ -92,6 +94,7 @@ class Watcher:
         self._one_at_a_time = asyncio.Lock()
         self._places = asyncio.Semaphore(AT_ONCE)
         self._has_failed = False
+        self._listings = 0
 
     async def run(self) -> None:
         """Watch and publish for ever."""
@@ -162,6 +165,9 @@ class Watcher:
         async with self._one_at_a_time:
             stored = await self._registry.keys()  # first: a registry that is away fails here, once, not at every key
             self._forget_lost(stored)
+            self._listings += 1
+            if self._listings % LISTINGS_PER_LINKING == 0:
+                self._aliases.clear()  # nobody lists names, so whether one was lost is found by linking it anew
             self._has_failed = False
             listing = await self._feed.services()
             if await self._claim(listing.services):

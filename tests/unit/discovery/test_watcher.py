@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
-from muster.discovery.watcher import RELIST_SECONDS, Watcher
+from muster.discovery.watcher import LISTINGS_PER_LINKING, RELIST_SECONDS, Watcher
 from muster.errors import RegistryUnavailable
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.model.event import Cursor
@@ -199,8 +200,14 @@ def test_an_end_between_the_listing_and_the_first_change_shows_within_seconds() 
 class ScriptedFeed:
     """A feed of one deployment that is seen in one state after another, a change between each two."""
 
-    def __init__(self, *states: tuple[Endpoint, ...], ca_pem: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        *states: tuple[Endpoint, ...],
+        ca_pem: Callable[[], str | None] = lambda: None,
+        aliases: Mapping[ServiceKey, ServiceKey | None] = MappingProxyType({}),
+    ) -> None:
         self._states = states
+        self._aliases = aliases
         self._ca_pem = ca_pem
         self._now = 0
 
@@ -209,7 +216,7 @@ class ScriptedFeed:
 
     async def service(self, deployment_id: DeploymentId) -> ServiceState:
         endpoints = {ServiceKey("admin", deployment_id): self._states[self._now]}
-        return ServiceState(deployment_id, endpoints, {}, ca_pem=self._ca_pem())
+        return ServiceState(deployment_id, endpoints, self._aliases, ca_pem=self._ca_pem())
 
     async def changes(self, cursor: Cursor) -> AsyncIterator[ChangeBatch]:
         while self._now + 1 < len(self._states):
@@ -236,6 +243,26 @@ def test_every_set_names_the_authority_and_another_one_is_published_at_the_next_
             assert (found.endpoints, found.ca_pem) == ((ENDPOINT,), wanted)
             fences.append(found.revision)
         assert fences == [1, 2, 3], "a listing that finds nothing new publishes nothing"
+        watching.cancel()
+        await asyncio.wait((watching,))
+
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
+def test_a_name_that_the_registry_lost_alone_is_linked_again_within_minutes() -> None:
+    loop = VirtualLoop()
+
+    async def scenario() -> None:
+        sets = connect("memory://lost-name")
+        alias, key = ServiceKey("admin", "asr"), ServiceKey("admin", GONE)
+        feed = ScriptedFeed((ENDPOINT,), aliases={alias: key})
+        watching = asyncio.create_task(Watcher(feed, sets, FakeClock(loop), publisher="test#1").run())
+        await asyncio.sleep(2)
+        assert await sets.get(alias) is not None
+        await sets.unlink(alias)
+        await asyncio.sleep(LISTINGS_PER_LINKING * (RELIST_SECONDS + 2))
+        assert await sets.get(alias) is not None
         watching.cancel()
         await asyncio.wait((watching,))
 
