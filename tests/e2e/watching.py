@@ -47,7 +47,7 @@ class Watching:
             assert self._process.poll() is None, f"it ended with {self._process.returncode}: {self.said}"
             return next((line for line in self.said.splitlines() if words in line), None)
 
-        return until(found, f"{words!r} in {self.said!r}")
+        return until(found, lambda: f"{words!r} in {self.said!r}")
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self._process.pid, number)
@@ -90,11 +90,11 @@ def watchers_in(folder: Path, environ: Mapping[str, str]) -> Iterator[Watchers]:
         watchers.close()
 
 
-def until(level: Callable[[], str | None], what: str, seconds: float = PATIENCE_SECONDS) -> str:
-    """Return the first truthy answer."""
+def until(level: Callable[[], str | None], what: str | Callable[[], str], seconds: float = PATIENCE_SECONDS) -> str:
+    """Return the first truthy answer; ``what`` was waited for in vain."""
     deadline = time.monotonic() + seconds
     while not (answer := level()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what if isinstance(what, str) else what()}"
         time.sleep(0.02)
     return answer
 

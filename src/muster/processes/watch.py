@@ -210,7 +210,7 @@ async def _look(api: AsyncApi, watched: Watched, clock: Clock) -> _Source:
     except FeedError as error:
         if watched.feed is FeedKind.AUTO:
             raise
-        _log.warning("the API does not answer yet: %s", error)  # meanwhile nobody else may mark old sets as stale
+        _log.warning("waiting for the API: %s", error)  # meanwhile nobody else may mark old sets as stale
     probes = Probes(clock, verify=_trust(watched.ca_file))
     poll = PollFeed(
         api,
