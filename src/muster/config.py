@@ -45,6 +45,7 @@ from pydantic_settings import (
 from muster.errors import InvalidSpec, SetupError
 from muster.home import PROFILE, absolute, default_home
 from muster.model.quantity import cuda_number
+from muster.model.url import shown
 
 PREFIX = "MUSTER_"
 FILE = "muster.toml"
@@ -301,7 +302,7 @@ class Settings(BaseSettings):
     def shown(self) -> dict[str, tuple[Any, str]]:
         """Return each field's value as JSON would hold it, secrets masked, and where it came from."""
         values = self.model_dump(mode="json")
-        values["registry"] = self.registry_url
+        values["registry"] = shown(self.registry_url)
         return {name: (value, self._origins.get(name, "default")) for name, value in values.items()}
 
     def _with_origins(self, origins: Mapping[str, str]) -> Self:

@@ -44,6 +44,7 @@ from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
 from muster.errors import InvalidSpec, NoEndpoints, RegistryError
 from muster.model.endpoint import ServiceKey
+from muster.model.url import shown
 from muster.registry.port import Registry
 
 _RETRY_SECONDS = 1.0
@@ -280,12 +281,12 @@ class _Subscription:
     def hint(self) -> str:
         """Say what a user needs who mistyped a name: the registry, and what it does hold."""
         if self._trouble is not None:
-            return f"in registry {self._url} ({self._trouble})"
+            return f"in registry {shown(self._url)} ({self._trouble})"
         if self._neighbours is None:
-            return f"in registry {self._url}"
-        shown = [str(each) for each in self._neighbours[:10]]
-        more = ["…"] if len(self._neighbours) > len(shown) else []
-        return f"in registry {self._url}; known: {', '.join(shown + more) or 'none'}"
+            return f"in registry {shown(self._url)}"
+        some = [str(each) for each in self._neighbours[:10]]
+        more = ["…"] if len(self._neighbours) > len(some) else []
+        return f"in registry {shown(self._url)}; known: {', '.join(some + more) or 'none'}"
 
     async def _follow(self, source: Registry) -> None:
         while True:
@@ -296,7 +297,7 @@ class _Subscription:
                     moved = present is not None and endpoints.fence <= present.fence and endpoints != present
                     self._gate.update(endpoints, is_other_target=moved)
             except RegistryError as error:
-                _log.warning("watching %s in %s: %s; the last set stays", self._key, self._url, error)
+                _log.warning("watching %s in %s: %s; the last set stays", self._key, shown(self._url), error)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _learn_neighbours(self, source: Registry) -> None:

@@ -146,3 +146,9 @@ def test_cuda_versions_lose_their_dot() -> None:
     for wrong in ("", "new", "12.85", -1, "1.2.3"):
         with pytest.raises(InvalidSpec):
             cuda_number(wrong)
+
+
+def test_a_password_in_the_registrys_url_is_not_shown(tmp_path: Path) -> None:
+    settings = load_settings({"home": tmp_path, "registry": "redis://muster:hunter2@cache:6379/0?prefix=lab"})
+    assert settings.shown()["registry"] == ("redis://cache:6379/0", "--registry")
+    assert "hunter2" in settings.registry_url

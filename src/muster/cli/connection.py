@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import typer
 
 from muster.errors import SetupError
+from muster.model.url import shown
 
 if TYPE_CHECKING:
     from muster.client import Client
@@ -91,7 +92,7 @@ def resolve(
     hint = "set MUSTER_TOKEN or use --token-file"
     if profile is None and not api and not environ.get("MUSTER_API"):
         hint = f"start a server with `muster up`, name its home with --home, or {hint}"
-    raise SetupError(f"no token for {url}: {hint}")
+    raise SetupError(f"no token for {shown(url)}: {hint}")
 
 
 def _profile(environ: Mapping[str, str], home: Path | None) -> "Profile | None":

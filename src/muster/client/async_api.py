@@ -41,7 +41,7 @@ LONGEST_WAIT_SECONDS = 60.0
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _NOT_ENTITLED = "无当前资源访问权限"
 _UNAUTHORIZED, _FORBIDDEN, _NO_PATH, _GONE, _TOO_MANY_REQUESTS = 401, 403, 404, 410, 429
-_SERVER_ERROR = 500
+_SERVER_ERROR, _NO_METHOD = 500, 501
 
 
 class AsyncApi:
@@ -166,7 +166,8 @@ class AsyncApi:
             raise FeedRefused(f"{self._at(path)}: there is no such path (HTTP 404, {found}): is the address right?")
         if status == _UNAUTHORIZED:
             raise FeedRefused(f"{self._at(path)} refuses (HTTP 401, {found}): is the token right?")
-        kind = FeedError if status >= _SERVER_ERROR else NotAnApi  # a proxy whose server is down has pages, too
+        is_away = status >= _SERVER_ERROR and status != _NO_METHOD  # a proxy whose server is down has pages, too
+        kind = FeedError if is_away else NotAnApi
         raise kind(f"{self._at(path)} answers {found}, not an API (HTTP {status}): is the address right?")
 
     def _check(self, path: str, response: httpx.Response, wire: Any) -> None:

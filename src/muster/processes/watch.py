@@ -31,7 +31,7 @@ from muster.discovery.export import Exporter
 from muster.discovery.poll import INTERVAL_SECONDS, PollFeed
 from muster.discovery.poll_api import CONTAINERS, DEPLOYMENTS
 from muster.discovery.probe import Probes, Target
-from muster.discovery.stream import StreamFeed
+from muster.discovery.stream import SERVICES, StreamFeed
 from muster.discovery.watcher import Watcher
 from muster.errors import (
     FeedError,
@@ -45,6 +45,7 @@ from muster.errors import (
 from muster.model.deployment import PORTS
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.model.ids import random_hex
+from muster.model.url import shown
 from muster.processes.signals import until_stopped
 from muster.processes.watch_log import PublishLog, set_up
 from muster.registry import connect
@@ -172,15 +173,6 @@ def open_registry(url: str) -> Registry:
         raise SetupError(f"--registry {scheme}: needs: pip install 'muster-gpu[{extra}]'") from error
 
 
-def shown(url: str) -> str:
-    """Return a URL without user, password and parameters."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:
-        return "what was given"
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 async def _find(api: AsyncApi, watched: Watched, clock: Clock) -> _Source:
     """Return what to follow, once the API answers. Raises what a person has to mend."""
     while True:
@@ -220,7 +212,7 @@ async def _look(api: AsyncApi, watched: Watched, clock: Clock) -> _Source:
         deployments=watched.deployments,
         interval_seconds=watched.interval_seconds,
         concurrency=watched.concurrency,
-        ca_pem=_authorities(watched.ca_file),
+        ca_pem=_authorities(watched.ca_file) or await _told_authority(api),
     )
     _log.info("following %s by asking it every %g s", watched.api, watched.interval_seconds)
     return _Source(poll, _place(watched.api), watched.account or POLLED_ACCOUNT, probes)
@@ -266,6 +258,15 @@ async def _publish(watcher: Watcher) -> None:
             _log.warning("stopped, and the registry could not be told: our silence tells the others")
         else:
             _log.info("retired: another watcher may publish now")
+
+
+async def _told_authority(api: AsyncApi) -> str | None:
+    """Return whose certificates the containers' addresses have, where the API is a Muster and says so."""
+    try:
+        told: str | None = (await api.get(SERVICES)).get("ca_pem")
+    except (FeedError, NotFound):
+        return None
+    return told
 
 
 def _place(url: str) -> str:

@@ -69,7 +69,7 @@ class PublishLog:
         self._last[key] = present
         if not present and not last:
             return  # each deployment has a second port, on which mostly nobody serves
-        words = "taken over" if key in self._taken_over else "no other endpoints"
+        words = "taken over" if key in self._taken_over else "the same endpoints"
         self._taken_over.discard(key)
         changes = [*_listed("+", present - last), *_listed("-", last - present)]
         withheld = f", {len(endpoints.withheld)} withheld" if endpoints.withheld else ""

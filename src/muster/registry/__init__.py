@@ -4,10 +4,10 @@
 driver is needed only by those who use that registry.
 """
 
-import re
 from importlib import import_module
 
 from muster.errors import InvalidSpec, SetupError
+from muster.model.url import shown
 from muster.registry.port import Registry
 
 _MODULES = {
@@ -32,7 +32,7 @@ def connect(url: str) -> Registry:
     scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme not in _MODULES:
         known = ", ".join(f"{each}://" for each in _MODULES)
-        raise InvalidSpec("registry", f"{_shown(url)!r} is no registry URL: it has to start with one of {known}")
+        raise InvalidSpec("registry", f"{shown(url)!r} is no registry URL: it has to start with one of {known}")
     try:
         module = import_module(_MODULES[scheme])
     except ModuleNotFoundError as error:
@@ -42,11 +42,3 @@ def connect(url: str) -> Registry:
         raise SetupError(f"{scheme}:// needs: pip install 'muster-gpu[{extra}]'") from error
     opened: Registry = module.open_url(url)
     return opened
-
-
-def _shown(url: str) -> str:
-    """Return scheme and host of what was given as a URL: any other part may be a password."""
-    scheme, mark, rest = url.partition("://")
-    if mark:
-        return scheme + mark + re.split(r"[/?#]", rest.rpartition("@")[2], maxsplit=1)[0]
-    return url if not {":", "@"} & set(url) else f"{url.partition(':')[0]}:…" if ":" in url else "…"

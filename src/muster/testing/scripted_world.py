@@ -245,7 +245,7 @@ class ScriptedWorld:
     def _serve(self, path: str) -> Reply:
         if self.is_cut_off:
             return Reply.broken()
-        uuid, _, port = path.removeprefix(CONTAINER).partition("/")
+        uuid, _, port = path.removeprefix(CONTAINER).rstrip("/").partition("/")
         container = self._containers.get(uuid)
         if container is None or container.status != "running" or int(port or 6006) not in container.ready_ports:
             return Reply(502, b"nobody is behind this address")

@@ -201,7 +201,7 @@ def test_a_registry_that_is_down_is_one_line_without_its_password() -> None:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("reddis://user:secret@host:1/0?secret=1", "'reddis://host:1'"),
+        ("reddis://user:secret@host:1/0?secret=1", "'reddis://host:1/0'"),
         ("http://user:secret/secret@host/secret", "'http://host'"),
         ("http://[host", "'http://[host'"),
         ("user:secret@host", "'user:…'"),

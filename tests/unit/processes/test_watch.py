@@ -9,7 +9,8 @@ import pytest
 
 from muster.errors import SetupError
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey, Withheld
-from muster.processes.watch import Watched, open_registry, shown
+from muster.model.url import shown
+from muster.processes.watch import Watched, open_registry
 from muster.processes.watch_log import OnceAMinute, PublishLog
 
 NOW = datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC)
@@ -78,7 +79,7 @@ def test_each_published_change_is_one_line_with_who_came_and_who_went(caplog: py
     assert caplog.messages == [
         "asr (62d82c07cd) port 6006: +a +b (2 ready; revision 7.1)",
         "asr (62d82c07cd) port 6006: +c -a (2 ready, 1 withheld; revision 7.2)",
-        "62d82c07cd port 6006: no other endpoints (2 ready; revision 7.3)",
+        "62d82c07cd port 6006: the same endpoints (2 ready; revision 7.3)",
         "asr (62d82c07cd) port 6006: -b -c (0 ready; revision 7.4)",
     ]
 
