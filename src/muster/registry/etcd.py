@@ -179,7 +179,7 @@ class EtcdRegistry:
             return False  # the caller's next read says so, or finds that it was nothing
 
     async def _resolve(self, attempt: str, key: ServiceKey, guess: ServiceKey) -> _Found:
-        """Read what ``key`` stands for, which was ``guess`` last time, all at one revision."""
+        """Read what ``key`` stands for, all at one revision: ``guess``, as last time, if it stands for none now."""
         layout = self._layout
         while True:
             target_path = layout.set_of(guess)
@@ -188,11 +188,11 @@ class EtcdRegistry:
             )
             own, alias, text = (each[0].value if each else None for each in values(answer))
             present = _set(layout.set_of(key), own)
-            target = None if present is not None else _alias(layout.alias_of(key), alias)
-            if target is None:
+            if present is not None:
                 return _Found(answer.header.revision, key, present)
-            if target == guess:
-                return _Found(answer.header.revision, target, _set(target_path, text))
+            target = _alias(layout.alias_of(key), alias)
+            if target in (None, guess):
+                return _Found(answer.header.revision, guess, _set(target_path, text))
             guess = target
 
     async def _swap(

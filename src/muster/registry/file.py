@@ -87,7 +87,8 @@ class FileRegistry:
         with self._poller.subscribe() as watched:
             while True:
                 try:
-                    target, signatures, present = await asyncio.to_thread(self._resolve, key)
+                    last = seen[0] if seen else None
+                    target, signatures, present = await asyncio.to_thread(self._resolve, key, last)
                 except RegistryUnavailable as error:
                     if trouble != str(error):
                         trouble = str(error)
@@ -181,8 +182,10 @@ class FileRegistry:
     def _signatures(self, key: ServiceKey) -> dict[str, Signature | None]:
         return {str(path): signature(str(path)) for path in (self._set_path(key), self._alias_path(key))}
 
-    def _resolve(self, key: ServiceKey) -> tuple[ServiceKey, dict[str, Signature | None], EndpointSet | None]:
-        """Return the key that ``key`` stands for, the state of every file that decided it, and the set.
+    def _resolve(
+        self, key: ServiceKey, last: ServiceKey | None = None
+    ) -> tuple[ServiceKey, dict[str, Signature | None], EndpointSet | None]:
+        """Return the key that ``key`` stands for (``last`` if none), the state of every file that decided it, the set.
 
         A file's state is taken before its contents are read: a change in between is then seen as one.
         """
@@ -190,7 +193,7 @@ class FileRegistry:
         present = self._read_set(key)
         if present is not None:
             return key, signatures, present
-        target = self._read_alias(key)
+        target = self._read_alias(key) or last
         if target is None:
             return key, signatures, None
         path = str(self._set_path(target))

@@ -33,18 +33,20 @@ class Memory:
     lock: threading.Lock = field(default_factory=threading.Lock)
     sets: dict[ServiceKey, EndpointSet] = field(default_factory=dict)
     aliases: dict[ServiceKey, ServiceKey] = field(default_factory=dict)
+    last_targets: dict[ServiceKey, ServiceKey] = field(default_factory=dict)
+    """Of aliases, forgotten ones as well: who watches them stays."""
     watchers: dict[ServiceKey, list[_Watcher]] = field(default_factory=dict)
     beats: dict[str, Beat] = field(default_factory=dict)
     claims: dict[ServiceKey, Claim] = field(default_factory=dict)
 
-    def resolve(self, key: ServiceKey) -> tuple[ServiceKey, EndpointSet | None]:
-        """Return the key that ``key`` stands for and the set found there."""
-        target = key if key in self.sets else self.aliases.get(key, key)
+    def resolve(self, key: ServiceKey, last: ServiceKey | None = None) -> tuple[ServiceKey, EndpointSet | None]:
+        """Return the key that ``key`` stands for, ``last`` if it stands for none, and the set found there."""
+        target = key if key in self.sets else self.aliases.get(key, last or key)
         return target, self.sets.get(target)
 
     def wake(self, key: ServiceKey) -> None:
         """Let everybody look again who may see a change of ``key``."""
-        seen_by = [key, *(alias for alias, target in self.aliases.items() if target == key)]
+        seen_by = [key, *(alias for alias, target in self.last_targets.items() if target == key)]
         for watcher in [each for name in seen_by for each in self.watchers.get(name, ())]:
             if not watcher.loop.is_closed():
                 watcher.loop.call_soon_threadsafe(watcher.woken.set)
@@ -81,7 +83,7 @@ class MemoryRegistry:
     async def link(self, alias: ServiceKey, target: ServiceKey) -> None:
         """Let ``alias`` stand for ``target`` from now on."""
         with self._memory.lock:
-            self._memory.aliases[alias] = target
+            self._memory.aliases[alias] = self._memory.last_targets[alias] = target
             self._memory.wake(alias)
 
     async def unlink(self, alias: ServiceKey) -> None:
@@ -104,7 +106,7 @@ class MemoryRegistry:
             while True:
                 watcher.woken.clear()
                 with self._memory.lock:
-                    target, present = self._memory.resolve(key)
+                    target, present = self._memory.resolve(key, seen[0] if seen else None)
                 if present is not None and (target, present.fence) != seen:
                     seen = target, present.fence
                     yield present

@@ -11,8 +11,9 @@
   set goes before an alias of the same name, so that a name never hides a uuid. ``publish`` does not follow aliases.
 * ``watch`` yields the present set as soon as there is one, then each change; it may skip sets that were replaced
   before the reader came back. Of one target it never yields a set that is not newer than the last, so a smaller
-  fence tells that an alias has moved. While the registry cannot be reached, or holds foreign data under the key, it
-  keeps trying and yields nothing.
+  fence tells that an alias has moved. Whoever watches an alias that is forgotten stays with its last target until it
+  stands for another: the deployment has ended, and that nobody serves any more is said there. While the registry
+  cannot be reached, or holds foreign data under the key, it keeps trying and yields nothing.
 * Foreign data under a key is neither returned nor overwritten: ``RegistryUnavailable`` says what was found.
 
 **Publishers.** The registry keeps, for each key, who may publish it (a claim, with the epoch that this publisher is to

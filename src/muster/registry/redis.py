@@ -100,7 +100,7 @@ class RedisRegistry:
                 await self._bell.hear(listener, {self._set_of(key), self._alias_of(key), self._set_of(target)})
                 listener.has_news.clear()
                 try:
-                    found, present = await self._resolve(key)
+                    found, present = await self._resolve(key, seen[0] if seen else None)
                 except RegistryUnavailable as error:
                     if trouble != str(error):
                         trouble = str(error)
@@ -186,13 +186,13 @@ class RedisRegistry:
         exist = await self._call("list the keys", ask)
         return [key for key, does_exist in zip(keys, exist, strict=True) if does_exist]
 
-    async def _resolve(self, key: ServiceKey) -> tuple[ServiceKey, EndpointSet | None]:
-        """Return the key that ``key`` stands for, and the set found there."""
+    async def _resolve(self, key: ServiceKey, last: ServiceKey | None = None) -> tuple[ServiceKey, EndpointSet | None]:
+        """Return the key that ``key`` stands for, ``last`` if it stands for none, and the set found there."""
         present, text = await self._read(self._set_of(key), self._alias_of(key))
-        if present is not None or text is None:
+        if present is not None or (text is None and last is None):
             return key, present
         with _readable(self._alias_of(key)):
-            target = stored.alias_from_text(text)
+            target = last or key if text is None else stored.alias_from_text(text)
         return target, (await self._read(self._set_of(target)))[0]
 
     async def _read(self, at: str, *also: str) -> tuple[EndpointSet | None, bytes | None]:
