@@ -253,6 +253,23 @@ def test_what_the_file_says_of_a_service_stays_until_it_is_known_again(tmp_path:
     in_virtual_time(scenario)
 
 
+def test_a_service_whose_name_is_taken_away_as_it_ends_is_exported_as_nobody(tmp_path: Path) -> None:
+    async def scenario(clock: FakeClock) -> None:
+        output, uuid = tmp_path / "muster.cfg", ServiceKey("admin", "0123456789")
+        async with Export(output, clock, DIGITS) as export:
+            await export.registry.publish(uuid, published(one("a")))
+            await export.registry.link(DIGITS, uuid)
+            await clock.sleep(1)
+            assert "server a " in output.read_text()
+            await export.registry.publish(uuid, published(revision=2))
+            await export.registry.unlink(DIGITS)
+            await clock.sleep(1)
+        assert "backend digits_6006\n" in output.read_text()
+        assert "server a " not in output.read_text()
+
+    in_virtual_time(scenario)
+
+
 def test_all_sets_are_exported_where_no_service_is_named(tmp_path: Path) -> None:
     async def scenario(clock: FakeClock) -> None:
         output = tmp_path / "muster.cfg"
