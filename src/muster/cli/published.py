@@ -179,20 +179,22 @@ async def watch_set(url: str, key: ServiceKey, output: Format) -> None:
     """Print each set for ever; while the registry is away, say so once and wait. Raises ``RegistryError``."""
     async with _opened(url) as opened:
         with _quiet_registries():
-            check = asyncio.create_task(_tell_when_away(opened, key))
+            seen = asyncio.Event()
+            check = asyncio.create_task(_tell_when_away(opened, key, seen))
             try:
-                await _follow(opened, key, output)
+                await _follow(opened, key, output, seen)
             finally:
                 check.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await check
 
 
-async def _follow(opened: Registry, key: ServiceKey, output: Format) -> None:
+async def _follow(opened: Registry, key: ServiceKey, output: Format, seen: asyncio.Event) -> None:
     last: EndpointSet | None = None
     async for found in opened.watch(key):
         say(found.to_json() if output is Format.JSON else change_line(last, found))
         last = found
+        seen.set()
 
 
 def change_line(last: EndpointSet | None, found: EndpointSet) -> str:
@@ -212,21 +214,23 @@ def change_line(last: EndpointSet | None, found: EndpointSet) -> str:
     return _plain("  ".join(parts))
 
 
-async def _tell_when_away(opened: Registry, key: ServiceKey) -> None:
+async def _tell_when_away(opened: Registry, key: ServiceKey, seen: asyncio.Event) -> None:
     """Say when nothing comes because nothing can, and when that is over."""
     said, was_away = "", False
     while True:
         is_away = False
         try:
-            now = "" if await opened.get(key) is not None else f"nothing is known of {_named(key)}"
+            now = "" if await opened.get(key) is not None else f"nothing is known of {_named(key)}; waiting for it"
+            if now and seen.is_set():
+                now = f"{_named(key)} is not known any more: it has ended, or the registry was emptied; still watching"
         except RegistryUnavailable as error:
-            now, is_away = str(error), True
+            now, is_away = f"{error}; waiting for it", True
         except RegistryError:
             return  # the watch says it, and ends
         if was_away and not is_away:
             note("the registry answers again")
         if now and now != said:
-            note(f"{_plain(now)}; waiting for it")
+            note(_plain(now))
         said, was_away = now, is_away
         await asyncio.sleep(CHECK_SECONDS)
 

@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from muster.model.endpoint import EndpointSet, ServiceKey
 
@@ -71,13 +71,14 @@ class PublishLog:
             return  # each deployment has a second port, on which mostly nobody serves
         words = "taken over" if key in self._taken_over else "the same endpoints"
         self._taken_over.discard(key)
-        changes = [*_listed("+", present - last), *_listed("-", last - present)]
+        reasons = {each.id: each.reason.replace("_", " ") for each in endpoints.withheld}
+        changes = [*_listed("+", present - last, {}), *_listed("-", last - present, reasons)]
         withheld = f", {len(endpoints.withheld)} withheld" if endpoints.withheld else ""
         _log.info(
             "%s port %d: %s (%d ready%s; revision %d.%d)",
-            f"{name} ({key.service})" if name else key.service,
+            _plain(f"{name} ({key.service})" if name else key.service),
             key.port,
-            " ".join(changes) or words,
+            _plain(" ".join(changes)) or words,
             len(present),
             withheld,
             endpoints.epoch,
@@ -85,7 +86,12 @@ class PublishLog:
         )
 
 
-def _listed(sign: str, ids: Iterable[str]) -> list[str]:
-    named = [f"{sign}{each}" for each in sorted(ids)]
+def _listed(sign: str, ids: Iterable[str], reasons: Mapping[str, str]) -> list[str]:
+    named = [f"{sign}{each} ({reasons[each]})" if each in reasons else f"{sign}{each}" for each in sorted(ids)]
     left = len(named) - _NAMES_SHOWN
     return named if left <= 0 else [*named[:_NAMES_SHOWN], f"{sign}{left} more"]
+
+
+def _plain(text: str) -> str:
+    """Return what stays one line and moves no cursor: names and ids were made elsewhere."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -306,6 +306,20 @@ def test_watch_says_when_a_registry_cannot_be_read_and_when_it_can_again(folder:
     assert watch.errors.empty()
 
 
+@pytest.mark.slow
+def test_watch_goes_on_with_who_had_a_name_that_is_taken_away(folder: Folder) -> None:
+    folder.publish(published("a"))
+    watch = Watch(folder.url, "digits")
+    try:
+        assert watch.output.get(timeout=20).endswith("1 ready  +a\n")
+        folder.publish(published(revision=2))
+        asyncio.run(folder.registry.unlink(NAME))
+        assert watch.output.get(timeout=20).endswith("0 ready  -a\n")
+        assert watch.errors.get(timeout=20).startswith("admin/digits/6006 is not known any more: it has ended")
+    finally:
+        assert watch.end() == 130
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with Served(tmp_path_factory.mktemp("served") / "home") as opened:

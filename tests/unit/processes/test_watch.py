@@ -75,12 +75,14 @@ def test_each_published_change_is_one_line_with_who_came_and_who_went(caplog: py
     log.note(ASR, published("a", "b"), "asr")
     log.note(ASR, published("b", "c", revision=2, withheld=1), "asr")
     log.note(ASR, published("b", "c", revision=3), "")
-    log.note(ASR, published(revision=4), "asr")
+    log.note(ASR, published("c", "w0", revision=4), "asr")
+    log.note(ASR, published(revision=5, withheld=1), "a\nsr")
     assert caplog.messages == [
         "asr (62d82c07cd) port 6006: +a +b (2 ready; revision 7.1)",
         "asr (62d82c07cd) port 6006: +c -a (2 ready, 1 withheld; revision 7.2)",
         "62d82c07cd port 6006: the same endpoints (2 ready; revision 7.3)",
-        "asr (62d82c07cd) port 6006: -b -c (0 ready; revision 7.4)",
+        "asr (62d82c07cd) port 6006: +w0 -b (2 ready; revision 7.4)",
+        "a\\nsr (62d82c07cd) port 6006: -c -w0 (not ready) (0 ready, 1 withheld; revision 7.5)",
     ]
 
 
