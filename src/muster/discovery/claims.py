@@ -63,6 +63,7 @@ class Claims:
         self._confirmed = 0
         self._alive_until: float | None = None
         self._is_standing = False
+        self._is_too_slow = False
 
     async def run(self) -> None:
         """Beat for ever, or only look while retired; a registry that does not answer lets the claims run out."""
@@ -78,14 +79,18 @@ class Claims:
         if not self.is_alive:
             self._drop_all()
         self._count += 1
-        before = await self._registry.beat(self.publisher, Beat(self._count, self._lease_seconds))
+        count = self._count
+        before = await self._registry.beat(self.publisher, Beat(count, self._lease_seconds))
         if not self._is_standing:
             return  # retired while the answer was on its way
         own = before.get(self.publisher)
         if self._confirmed and (own is None or own.count < self._confirmed):
             self._drop_all()  # the registry has lost what it held, or somebody took us for dead
-        self._confirmed = self._count
+        if not self.is_alive:
+            self._drop_all()  # it ran out under way, and what changed meanwhile was left to others
+        self._confirmed = count
         self._alive_until = began + self._lease_seconds
+        self._warn_of_slowness()
         await self._observe(before)
 
     async def look(self) -> None:
@@ -166,6 +171,14 @@ class Claims:
         for key in sorted(keys - self._foreign, key=str):
             _log.warning("%s is not published: the registry holds foreign data under it; remove that", key)
         self._foreign = (self._foreign | keys) - self._epochs.keys()
+
+    def _warn_of_slowness(self) -> None:
+        if self.is_alive == self._is_too_slow:
+            self._is_too_slow = not self.is_alive
+            if self._is_too_slow:
+                _log.warning(
+                    "nothing is published: the registry takes longer than %g s for a heartbeat", self._lease_seconds
+                )
 
     def _drop_all(self) -> None:
         if self._epochs:

@@ -35,7 +35,9 @@ async def mark_stale(
         if not claims.may_settle(claim.publisher) and not (key in keys and is_left):
             continue
         stored = await registry.get(key)
-        if stored is not None and stored.stale_since is None and stored.endpoints:
+        if stored is None or stored.epoch > claim.epoch:
+            continue  # somebody has taken the key over since, and published
+        if stored.stale_since is None and stored.endpoints:
             stale = dataclasses.replace(stored, revision=stored.revision + 1, stale_since=since, published_at=now)
             try:
                 await registry.publish(key, stale)

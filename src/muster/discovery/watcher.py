@@ -23,7 +23,7 @@ from muster.clock import Clock, wait_for_event
 from muster.discovery.claims import LEASE_SECONDS, Claims
 from muster.discovery.stale import mark_stale
 from muster.discovery.take_over import OnTakeOver, tell_present
-from muster.errors import CursorExpired, FeedError, Fenced, RegistryError, StoreError
+from muster.errors import CursorExpired, FeedError, FeedRefused, Fenced, RegistryError, StoreError
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey, Withheld
 from muster.model.event import Cursor
 from muster.model.feed import Feed, ServiceState
@@ -176,6 +176,7 @@ class Watcher:
             self._keys = {state.deployment_id: frozenset(state.endpoints) for state in listing.services}
             await self._apply(listing.services)
             listed = {key for keys in self._keys.values() for key in keys}
+            self._ended -= listed
             await self._end(set(stored) - listed - self._ended)
             return listing.cursor
 
@@ -215,19 +216,41 @@ class Watcher:
         """
         if not unlisted:
             return
-        left: dict[ServiceKey, ServiceState] = {}
-        for key, claim in (await self._registry.claims()).items():
-            if key in unlisted and self._claims.may_settle(claim.publisher):
-                state = await self._feed.service(DeploymentId(key.service))
-                if state is not None:  # or it lives, and this feed does not follow it
-                    left[key] = state
+        claims = (await self._registry.claims()).items()
+        left = await self._read(
+            [key for key, claim in claims if key in unlisted and self._claims.may_settle(claim.publisher)]
+        )
         gained = await self._claims.claim(left)
-        for key in sorted(left, key=str):
-            now = await self._feed.service(DeploymentId(key.service)) if key in gained else left[key]
-            if now is not None and self._claims.epoch_of(key) is not None:
-                ending = ServiceState(now.deployment_id, {key: now.endpoints.get(key, ())}, now.aliases)
+        now = {key: state for key, state in left.items() if key not in gained} | await self._read(gained)
+        for key in sorted(now, key=str):
+            if self._claims.epoch_of(key) is not None:
+                state = now[key]
+                ending = ServiceState(state.deployment_id, {key: state.endpoints.get(key, ())}, state.aliases)
                 if await self._apply([ending]):
                     self._ended.add(key)
+
+    async def _read(self, keys: Collection[ServiceKey]) -> dict[ServiceKey, ServiceState]:
+        """Read the deployments of keys, each once; left out is what lives unfollowed, or the feed will not tell."""
+        found: dict[str, ServiceState] = {}
+
+        async def read(service: str) -> None:
+            try:
+                async with self._places:
+                    state = await self._feed.service(DeploymentId(service))
+            except FeedRefused:
+                raise
+            except FeedError as error:
+                if not error.code:
+                    raise
+                _log.warning("nobody knows whether %s has ended: %s", service, error)
+            else:
+                if state is not None:
+                    found[service] = state
+
+        async with asyncio.TaskGroup() as group:  # at once: a feed that polls reads many with one call
+            for service in {key.service for key in keys}:
+                group.create_task(read(service), name=f"read {service}")
+        return {key: found[key.service] for key in keys if key.service in found}
 
     async def _apply(self, states: Sequence[ServiceState]) -> bool:
         """Publish what deployments have, as far as it is ours to publish; return whether all went well."""

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from muster.discovery.watcher import LISTINGS_PER_LINKING, RELIST_SECONDS, Watcher
-from muster.errors import RegistryUnavailable
+from muster.errors import FeedError, RegistryUnavailable
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.model.event import Cursor
 from muster.model.feed import ChangeBatch, Listing, ServiceState
@@ -282,6 +282,73 @@ def test_a_set_that_was_published_though_the_answer_was_lost_is_corrected() -> N
         found = await sets.get(ServiceKey("admin", GONE))
         assert found is not None
         assert found.endpoints == ()
+        watching.cancel()
+        await asyncio.wait((watching,))
+
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
+class TellingFeed(ScriptedFeed):
+    """A feed that lists one deployment, and of every other one says what ``tell`` makes of it."""
+
+    def __init__(self, tell: Callable[[DeploymentId], ServiceState]) -> None:
+        super().__init__((ENDPOINT,))
+        self._tell = tell
+        self.asked: list[DeploymentId] = []
+
+    async def service(self, deployment_id: DeploymentId) -> ServiceState:
+        if deployment_id == GONE:
+            return await super().service(deployment_id)
+        self.asked.append(deployment_id)
+        await asyncio.sleep(0.1)
+        return self._tell(deployment_id)
+
+
+async def leave(sets: Registry, clock: FakeClock, *keys: ServiceKey) -> None:
+    """Store what a publisher has left behind that is dead."""
+    await sets.claim(keys, "test#dead", over=(), floor=1)
+    for key in keys:
+        await sets.publish(key, EndpointSet(1, 1, (ENDPOINT,), clock.now()))
+
+
+def test_of_what_was_left_behind_each_deployment_is_asked_for_twice_and_all_at_once() -> None:
+    loop = VirtualLoop()
+
+    async def scenario() -> None:
+        sets, clock = connect("memory://left-behind"), FakeClock(loop)
+        keys = [ServiceKey("admin", f"old{number}", port) for number in range(30) for port in (6006, 6008)]
+        await leave(sets, clock, *keys)
+        feed = TellingFeed(lambda each: ServiceState(each, {}, {}))
+        watching = asyncio.create_task(Watcher(feed, sets, clock, publisher="test#1").run())
+        await asyncio.sleep(1)
+        found = [await sets.get(key) for key in keys]
+        assert all(each is not None and each.endpoints == () for each in found)
+        assert len(feed.asked) == 2 * 30, "before it was claimed, and after"
+        watching.cancel()
+        await asyncio.wait((watching,))
+
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
+def test_one_deployment_that_the_api_will_not_tell_of_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    loop = VirtualLoop()
+
+    def refuse(deployment_id: DeploymentId) -> ServiceState:
+        raise FeedError(f"no word of {deployment_id}", "BadRequest")
+
+    async def scenario() -> None:
+        sets, clock = connect("memory://refused"), FakeClock(loop)
+        old = ServiceKey("admin", "old")
+        await leave(sets, clock, old)
+        watching = asyncio.create_task(Watcher(TellingFeed(refuse), sets, clock, publisher="test#1").run())
+        await asyncio.sleep(2 * RELIST_SECONDS)
+        for key in (old, ServiceKey("admin", GONE)):
+            found = await sets.get(key)
+            assert found is not None
+            assert (found.endpoints, found.stale_since) == ((ENDPOINT,), None), key
+        assert "nobody knows whether old has ended" in caplog.text
         watching.cancel()
         await asyncio.wait((watching,))
 
