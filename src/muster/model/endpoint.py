@@ -112,7 +112,7 @@ class EndpointSet:
                 broker_url=wire.get("broker_url"),
                 withheld=tuple(Withheld(str(each["id"]), str(each["reason"])) for each in wire.get("withheld", ())),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InvalidSpec("endpoint set", f"is not one of ours: {error!r}") from error
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from muster.errors import Fenced, InvalidSpec, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
-from muster.registry import names, stored
+from muster.registry import file_rows, names, stored
 from muster.registry.claiming import claimed
 from muster.registry.poll import Poller, Signature, signature
 from muster.registry.port import Beat, Claim
@@ -133,45 +133,39 @@ class FileRegistry:
 
     def _beat(self, publisher: str, beat: Beat | None) -> Mapping[str, Beat]:
         with self._locked():
-            before = self._read_beats()
-            after = {each: last for each, last in before.items() if each != publisher}
+            wire = _read_own(self._folder / _BEATS)
+            before = file_rows.beats(wire)
+            wire.pop(publisher, None)
             if beat is not None:
-                after[publisher] = beat
-            text = json.dumps({each: [last.count, last.seconds] for each, last in after.items()})
-            _replace(self._folder / _BEATS, text, is_flushed=False)
+                wire[publisher] = [beat.count, beat.seconds]
+            _replace(self._folder / _BEATS, json.dumps(wire), is_flushed=False)
         return before
 
     def _read_beats(self) -> Mapping[str, Beat]:
-        wire = _read_own(self._folder / _BEATS)
-        return {each: Beat(int(count), float(seconds)) for each, (count, seconds) in wire.items()}
+        return file_rows.beats(_read_own(self._folder / _BEATS))
 
     def _claim(
         self, keys: Collection[ServiceKey], publisher: str, over: Collection[str], floor: int
     ) -> Mapping[ServiceKey, Claim]:
         answer: dict[ServiceKey, Claim] = {}
         with self._locked():
-            claims = dict(self._read_claims())
+            wire = _read_own(self._folder / _CLAIMS)
+            claims = file_rows.claims(wire)
             for key in keys:
+                if key not in claims and file_rows.name_of(key) in wire:
+                    continue  # foreign, perhaps of a newer version: neither read nor overwritten
                 try:
                     present = self._read_set(key)
                 except RegistryUnavailable as error:
                     _log.warning("%s", error)
                     continue
                 answer[key] = claimed(claims.get(key), present, publisher, over=over, floor=floor)
-            claims |= answer
-            wire = {
-                names.relative_path(key).removesuffix(".json"): [claim.publisher, claim.epoch]
-                for key, claim in claims.items()
-            }
+            wire |= {file_rows.name_of(key): [claim.publisher, claim.epoch] for key, claim in answer.items()}
             _replace(self._folder / _CLAIMS, json.dumps(wire), is_flushed=False)
         return answer
 
     def _read_claims(self) -> Mapping[ServiceKey, Claim]:
-        found: dict[ServiceKey, Claim] = {}
-        for path, (publisher, epoch) in _read_own(self._folder / _CLAIMS).items():
-            account, service, port = path.split("/")
-            found[ServiceKey(names.decode(account), names.decode(service), int(port))] = Claim(publisher, int(epoch))
-        return found
+        return file_rows.claims(_read_own(self._folder / _CLAIMS))
 
     def _set_path(self, key: ServiceKey) -> Path:
         return self._folder / names.relative_path(key)
@@ -276,16 +270,17 @@ def _read(path: Path) -> bytes | None:
             return None
 
 
-def _read_own(path: Path) -> Any:
+def _read_own(path: Path) -> dict[str, Any]:
     """Read a file that nobody but publishers writes; one that a power cut left torn says nothing."""
     text = _read(path)
     if text is None:
         return {}
-    try:
-        return json.loads(text)
-    except ValueError:
-        _log.warning("%s is torn, perhaps by a power cut: starting it anew", path)
-        return {}
+    with contextlib.suppress(ValueError, RecursionError):
+        wire = json.loads(text)
+        if isinstance(wire, dict):
+            return wire
+    _log.warning("%s is torn, perhaps by a power cut: starting it anew", path)
+    return {}
 
 
 def _replace(path: Path, text: str, *, is_flushed: bool = True) -> None:

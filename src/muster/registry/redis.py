@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -149,15 +149,13 @@ class RedisRegistry:
             asked: list[Any] = [self._claims, *(self._set_of(key) for key in some)]
             arguments: list[Any] = [SCHEMA, publisher, floor, len(over), *over, *(_path(key) for key in some)]
             texts = await self._call("claim", partial(self._claim, asked, arguments))
-            with _readable("claims"):
-                answer |= {key: stored.claim_from_text(text) for key, text in zip(some, texts, strict=True) if text}
+            answer |= _claims(zip(some, texts, strict=True))
         return answer
 
     async def claims(self) -> Mapping[ServiceKey, Claim]:
         """Return whose each key is."""
         texts = await self._call("read the claims", lambda: self._client.hgetall(self._claims))
-        with _readable("claims"):
-            return {key: stored.claim_from_text(text) for path, text in texts.items() if (key := _key(path))}
+        return _claims((_key(path), text) for path, text in texts.items())
 
     async def aclose(self) -> None:
         """Let go of the registry; what was published stays."""
@@ -230,8 +228,24 @@ class RedisRegistry:
 
 
 def _beats(texts: Mapping[bytes, bytes]) -> Mapping[str, Beat]:
-    with _readable("heartbeats"):
-        return {publisher.decode(): stored.beat_from_text(text) for publisher, text in texts.items()}
+    beats = {}
+    for publisher, text in texts.items():
+        try:
+            beats[publisher.decode(errors="replace")] = stored.beat_from_text(text)
+        except InvalidSpec as error:
+            _log.debug("heartbeat of %r: foreign data: %s", publisher, error)
+    return beats
+
+
+def _claims(texts: Iterable[tuple[ServiceKey | None, bytes]]) -> Mapping[ServiceKey, Claim]:
+    claims = {}
+    for key, text in texts:
+        if key is not None and text:
+            try:
+                claims[key] = stored.claim_from_text(text)
+            except InvalidSpec as error:
+                _log.debug("claim of %s: foreign data: %s", key, error)
+    return claims
 
 
 @contextlib.contextmanager

@@ -71,15 +71,19 @@ CLAIM = (
 -- KEYS claims, then a set for each path; ARGV schema, publisher, floor, how many dead, the dead, the paths
 local dead, at = {[ARGV[2]] = true}, 5
 for _ = 1, tonumber(ARGV[4]) do dead[ARGV[at]] = true; at = at + 1 end
+local function is_claim(value)
+  return type(value) == 'table' and #value == 2 and type(value[1]) == 'string' and type(value[2]) == 'number'
+end
 local answer = {}
 for number = 2, #KEYS do
   local path = ARGV[at + number - 2]
   local set, foreign = stored(KEYS[number])
   local text = redis.call('HGET', KEYS[1], path)
-  if foreign then
+  local is_json, present = true, nil
+  if text then is_json, present = pcall(cjson.decode, text) end
+  if foreign or not is_json or (text and not is_claim(present)) then
     text = ''
   else
-    local present = text and cjson.decode(text)
     if not present or dead[present[1]] then
       local above = math.max(present and present[2] or 0, set and set.epoch or 0)
       text = cjson.encode(ARGV[2])

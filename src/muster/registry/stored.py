@@ -5,6 +5,8 @@ An alias is ``{"schema":1,"target":{"account":…,"service":…,"port":…}}``, 
 """
 
 import json
+import math
+from typing import Any
 
 from muster.errors import InvalidSpec
 from muster.model.endpoint import ServiceKey
@@ -27,7 +29,7 @@ def alias_from_text(text: str | bytes) -> ServiceKey:
             raise InvalidSpec("alias", f"schema {wire['schema']} is newer than {ALIAS_SCHEMA}: upgrade muster")
         target = wire["target"]
         return ServiceKey(str(target["account"]), str(target["service"]), int(target["port"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidSpec("alias", f"is not one of ours: {error!r}") from error
 
 
@@ -38,11 +40,15 @@ def claim_to_text(claim: Claim) -> str:
 
 def claim_from_text(text: str | bytes) -> Claim:
     """Read a claim. Raises ``InvalidSpec`` for anything else."""
-    try:
-        publisher, epoch = json.loads(text)
-        return Claim(str(publisher), int(epoch))
-    except (ValueError, TypeError) as error:
-        raise InvalidSpec("claim", f"is not one of ours: {error!r}") from error
+    return claim_from_wire(_json("claim", text))
+
+
+def claim_from_wire(wire: Any) -> Claim:
+    """Read a claim that was parsed. Raises ``InvalidSpec`` for anything else."""
+    match wire:
+        case [str(publisher), int(epoch)]:
+            return Claim(publisher, epoch)
+    raise InvalidSpec("claim", "is not one of ours")
 
 
 def beat_to_text(beat: Beat) -> str:
@@ -52,8 +58,19 @@ def beat_to_text(beat: Beat) -> str:
 
 def beat_from_text(text: str | bytes) -> Beat:
     """Read a heartbeat. Raises ``InvalidSpec`` for anything else."""
+    return beat_from_wire(_json("heartbeat", text))
+
+
+def beat_from_wire(wire: Any) -> Beat:
+    """Read a heartbeat that was parsed. Raises ``InvalidSpec`` for anything else."""
+    match wire:
+        case [int(count), int(seconds) | float(seconds)] if math.isfinite(seconds):
+            return Beat(count, float(seconds))
+    raise InvalidSpec("heartbeat", "is not one of ours")
+
+
+def _json(what: str, text: str | bytes) -> Any:
     try:
-        count, seconds = json.loads(text)
-        return Beat(int(count), float(seconds))
-    except (ValueError, TypeError) as error:
-        raise InvalidSpec("heartbeat", f"is not one of ours: {error!r}") from error
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidSpec(what, f"is not one of ours: {error!r}") from error

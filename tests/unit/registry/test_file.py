@@ -17,6 +17,7 @@ from muster.errors import Fenced, InvalidSpec, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.registry import file as file_registry
 from muster.registry.file import FileRegistry
+from muster.registry.port import Beat, Claim
 from muster.testing.conformance.registry import FULL, make_set
 
 KEY = ServiceKey("admin", "0123456789")
@@ -46,7 +47,20 @@ def test_a_shell_script_can_read_it(tmp_path: Path) -> None:
     assert output.split() == ["http://127.0.0.1:9/a", "http://127.0.0.1:9/b"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"schema":99}', '{"schema":1,"endpoints":[]}', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1]",
+        "null",
+        '{"schema":99}',
+        '{"schema":1,"endpoints":[]}',
+        "\xff",
+        FULL.to_json().replace('"epoch":', '"epoch":1e999,"was":'),
+        pytest.param("[" * 100_000, id="deep"),
+    ],
+)
 def test_whatever_is_not_a_set_is_foreign(tmp_path: Path, text: str) -> None:
     path = tmp_path / "admin/0123456789/6006.json"
     path.parent.mkdir(parents=True)
@@ -63,6 +77,36 @@ def test_a_broken_alias_is_foreign(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(RegistryUnavailable):
         asyncio.run(FileRegistry(tmp_path).get(ServiceKey("admin", "digits")))
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "[1", pytest.param("[" * 100_000, id="deep")])
+def test_files_of_publishers_that_say_nothing_are_begun_anew(tmp_path: Path, text: str) -> None:
+    async def scenario() -> None:
+        (tmp_path / "@beats.json").write_text(text)
+        (tmp_path / "@claims.json").write_text(text)
+        registry = FileRegistry(tmp_path)
+        assert await registry.beat("a", Beat(1, 0.5)) == {}
+        assert await registry.beats() == {"a": Beat(1, 0.5)}
+        assert await registry.claims() == {}
+        assert await registry.claim([KEY], "a", over=(), floor=7) == {KEY: Claim("a", 7)}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("row", [None, "a", [1], [1, "x"], ["a", 1, "of a newer version"], {"schema": 2}, [[], []]])
+def test_a_row_of_publishers_that_cannot_be_read_stays_and_holds_up_no_other(tmp_path: Path, row: object) -> None:
+    async def scenario() -> None:
+        (tmp_path / "@beats.json").write_text(json.dumps({"foreign": row, "b": [3, 1]}))
+        (tmp_path / "@claims.json").write_text(json.dumps({"admin/0123456789/6006": row, "x": 1, "admin/x/y": 1}))
+        registry, other = FileRegistry(tmp_path), ServiceKey("admin", "other")
+        assert await registry.beat("a", Beat(1, 0.5)) == {"b": Beat(3, 1.0)}
+        assert await registry.claims() == {}
+        assert await registry.claim([KEY, other], "a", over=(), floor=7) == {other: Claim("a", 7)}
+
+    asyncio.run(scenario())
+    assert json.loads((tmp_path / "@beats.json").read_text())["foreign"] == row
+    claims = json.loads((tmp_path / "@claims.json").read_text())
+    assert claims == {"admin/0123456789/6006": row, "x": 1, "admin/x/y": 1, "admin/other/6006": ["a", 7]}
 
 
 def test_a_watch_goes_on_when_foreign_data_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

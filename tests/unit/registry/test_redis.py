@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from muster.errors import InvalidSpec, RegistryUnavailable
 from muster.model.endpoint import ServiceKey
-from muster.registry.port import Claim
+from muster.registry.port import Beat, Claim
 from muster.registry.redis import open_url
 from muster.registry.redis_url import parse
 from muster.testing.conformance.registry import FULL, make_set
@@ -70,6 +70,23 @@ class TestUrl:
 
 @pytest.mark.slow
 class TestServer:
+    @pytest.mark.parametrize("text", ["", "{", "[1]", '["a",1,"newer"]', '{"schema":2}', "null", '[["a"],1]'])
+    def test_a_row_of_publishers_that_cannot_be_read_stays_and_holds_up_no_other(
+        self, server: RedisServer, text: str
+    ) -> None:
+        async def scenario() -> None:
+            async with opened(server.url) as registry, Redis.from_url(server.url) as redis:
+                await redis.hset("muster:beats", mapping={"foreign": text, b"\xff": text, "b": "[3,1]"})
+                await redis.hset("muster:claims", mapping={f"admin/{KEY.service}/6006": text, "x": text})
+                other = ServiceKey("admin", "other")
+                assert await registry.beat("a", Beat(1, 0.5)) == {"b": Beat(3, 1.0)}
+                assert (await registry.beats()).keys() == {"a", "b"}
+                assert await registry.claims() == {}
+                assert await registry.claim([KEY, other], "a", over=(), floor=7) == {other: Claim("a", 7)}
+                assert await redis.hget("muster:claims", f"admin/{KEY.service}/6006") == text.encode()
+
+        run(scenario)
+
     def test_the_value_is_the_documented_json_under_the_documented_key(self, server: RedisServer) -> None:
         async def scenario() -> None:
             async with opened(server.url) as registry:
