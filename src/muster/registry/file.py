@@ -5,7 +5,7 @@ Layout (``docs/endpoint-set.md``)::
     FOLDER/<account>/<service>/<port>.json             an endpoint set
     FOLDER/@aliases/<account>/<service>/<port>.json    {"schema":1,"target":{"account":…,"service":…,"port":…}}
     FOLDER/@beats.json, FOLDER/@claims.json            the publishers' heartbeats, and whose each key is
-    FOLDER/@lock                                       flock'ed by whoever writes
+    FOLDER/@lock, FOLDER/@beats.lock                   flock'ed by whoever writes, or writes a heartbeat
 
 A file is written beside its place and renamed over it, so a reader sees an old set or a new one and needs no lock and
 no more than read permission. Writers hold ``@lock`` from reading the stored fence to the rename, so that two
@@ -62,18 +62,23 @@ class FileRegistry:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._poller = Poller()
+        self._turn = asyncio.Lock()
+        """Writers wait here and not in threads, which they would take from heartbeats."""
 
     async def publish(self, key: ServiceKey, endpoints: EndpointSet) -> None:
         """Replace the set of ``key``. Raises ``Fenced`` when the stored one is as new or newer."""
-        await asyncio.to_thread(self._publish, key, endpoints)
+        async with self._turn:
+            await asyncio.to_thread(self._publish, key, endpoints)
 
     async def link(self, alias: ServiceKey, target: ServiceKey) -> None:
         """Let ``alias`` stand for ``target`` from now on."""
-        await asyncio.to_thread(self._link, alias, target)
+        async with self._turn:
+            await asyncio.to_thread(self._link, alias, target)
 
     async def unlink(self, alias: ServiceKey) -> None:
         """Forget an alias; one that is not there is no error."""
-        await asyncio.to_thread(self._unlink, alias)
+        async with self._turn:
+            await asyncio.to_thread(self._unlink, alias)
 
     async def get(self, key: ServiceKey) -> EndpointSet | None:
         """Return the present set of a key or alias, ``None`` if there is none."""
@@ -122,7 +127,8 @@ class FileRegistry:
         self, keys: Collection[ServiceKey], publisher: str, *, over: Collection[str], floor: int
     ) -> Mapping[ServiceKey, Claim]:
         """Give ``publisher`` what nobody, itself, or one of ``over`` has; return whose each key is now."""
-        return await asyncio.to_thread(self._claim, keys, publisher, over, floor)
+        async with self._turn:
+            return await asyncio.to_thread(self._claim, keys, publisher, over, floor)
 
     async def claims(self) -> Mapping[ServiceKey, Claim]:
         """Return whose each key is."""
@@ -132,7 +138,7 @@ class FileRegistry:
         """Let go of the registry; what was published stays."""
 
     def _beat(self, publisher: str, beat: Beat | None) -> Mapping[str, Beat]:
-        with self._locked():
+        with self._locked("@beats.lock"):  # sets are flushed under the other, which takes a slow disk a while
             wire = _read_own(self._folder / _BEATS)
             before = file_rows.beats(wire)
             wire.pop(publisher, None)
@@ -241,9 +247,9 @@ class FileRegistry:
         return sorted(found, key=lambda key: (key.account, key.service, key.port))
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, name: str = "@lock") -> Iterator[None]:
         """Hold the writers' lock; a lock that somebody keeps too long is an unavailable registry."""
-        path = self._folder / "@lock"
+        path = self._folder / name
         with _converted(f"write to {self._folder}"):
             self._folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,6 +169,22 @@ def test_a_lock_that_is_never_released_is_unavailable(tmp_path: Path, monkeypatc
     with registry._locked(), pytest.raises(RegistryUnavailable, match="does not let go"):
         asyncio.run(FileRegistry(tmp_path).publish(KEY, make_set("a")))
     asyncio.run(registry.publish(KEY, make_set("a")))
+
+
+@pytest.mark.slow
+def test_a_heartbeat_does_not_wait_for_sets_on_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: time.sleep(0.03))
+
+    async def scenario() -> None:
+        registry = FileRegistry(tmp_path)
+        keys = [ServiceKey("admin", f"d{number}") for number in range(40)]
+        publishing = [asyncio.create_task(registry.publish(key, FULL)) for key in keys]
+        await asyncio.wait(publishing, return_when=asyncio.FIRST_COMPLETED)
+        await registry.beat("a", Beat(1, 0.5))
+        assert len(await registry.keys()) < len(keys) / 2
+        await asyncio.gather(*publishing)
+
+    asyncio.run(scenario())
 
 
 def test_a_key_without_a_name_is_refused(tmp_path: Path) -> None:
