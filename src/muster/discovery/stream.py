@@ -43,12 +43,12 @@ class StreamFeed:
 
         Raises ``FeedRefused`` when this is not Muster's API, or when it refuses the token.
         """
-        owner, _ = await self._ask(SERVICES)
+        owner, _ = await self._ask_for_all()
         return owner
 
     async def services(self) -> Listing:
         """Return all live deployments that are followed."""
-        owner, wire = await self._ask(SERVICES)
+        owner, wire = await self._ask_for_all()
         found = wire.get("services")
         if not isinstance(found, list) or not isinstance(wire.get("cursor"), int):
             raise FeedError(f"{self._api.base_url}{SERVICES} answers something else than services")
@@ -71,15 +71,23 @@ class StreamFeed:
     async def changes(self, cursor: Cursor) -> AsyncGenerator[ChangeBatch, None]:
         """Yield batches after ``cursor`` until the connection is lost, which is a ``FeedError``."""
         async with aclosing(self._api.lines(f"{SERVICES}/changes", after=cursor)) as lines:
-            async for line in lines:
-                try:
+            try:
+                async for line in lines:
                     told = frozenset(DeploymentId(str(each)) for each in line["deployments"])
                     batch = ChangeBatch(told - self._others, Cursor(int(line["cursor"])))
-                except (KeyError, TypeError, ValueError) as error:
-                    raise FeedError(f"{self._api.base_url}{SERVICES}/changes: {error!r} in a line") from error
-                if batch.deployments:
-                    yield batch
+                    if batch.deployments:
+                        yield batch
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise FeedError(f"{self._api.base_url}{SERVICES}/changes: {error!r} in a line") from error
+            except NotFound as error:
+                raise FeedRefused(str(error)) from error
         raise FeedError(f"{self._api.base_url} ended the stream of changes")
+
+    async def _ask_for_all(self) -> tuple[tuple[str, str], Mapping[str, Any]]:
+        try:
+            return await self._ask(SERVICES)
+        except NotFound as error:  # Muster always has this list
+            raise FeedRefused(str(error)) from error
 
     async def _ask(self, path: str) -> tuple[tuple[str, str], Mapping[str, Any]]:
         """Return whose an answer is, and the answer."""

@@ -72,6 +72,23 @@ def run(scenario: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(bounded())
 
 
+def test_an_address_at_which_there_is_no_list_of_services_is_refused_and_ends_no_watcher() -> None:
+    wire = {"error": {"code": "RecordNotFoundError", "message": "nothing here"}}
+
+    async def scenario() -> None:
+        transport = httpx.MockTransport(lambda _: httpx.Response(404, json=wire))
+        async with aclosing(AsyncApi("http://api.test", ADMIN, transport=transport)) as api:
+            feed = StreamFeed(api)
+            with pytest.raises(FeedRefused, match="nothing here"):
+                await feed.services()
+            with pytest.raises(FeedRefused, match="nothing here"):
+                await feed.service(UNKNOWN)
+            with pytest.raises(FeedRefused, match="nothing here"):
+                await anext(feed.changes(Cursor(0)))
+
+    run(scenario())
+
+
 def asked(
     url: str, question: Callable[[StreamFeed], Coroutine[Any, Any, Any]], *follow: str, token: str = ADMIN
 ) -> Any:
