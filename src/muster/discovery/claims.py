@@ -17,6 +17,7 @@ second was to be had for one small write per watcher and beat, however many keys
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ from muster.registry.port import Beat, Registry
 
 LEASE_SECONDS = 0.5
 BEATS_PER_LEASE = 5
+CALLS_PER_LEASE, LONGEST_LEASE_SECONDS = 4, 10.0
+"""A lease holds at least so many heartbeats' round trips, but no longer than this."""
 FORGET_SECONDS = 60.0
 """A heartbeat is swept away when it has been still for so much longer than it promised."""
 
@@ -53,7 +56,8 @@ class Claims:
         self.has_news = asyncio.Event()
         self._registry = registry
         self._clock = clock
-        self._lease_seconds = lease_seconds
+        self._shortest_lease_seconds = self._lease_seconds = lease_seconds
+        self._calls: deque[float] = deque(maxlen=3)
         self._epochs: dict[ServiceKey, int] = {}
         self._highest: dict[ServiceKey, int] = {}
         self._others: dict[str, _Seen] = {}
@@ -70,7 +74,7 @@ class Claims:
         while True:
             with contextlib.suppress(RegistryError):
                 await (self.beat() if self._is_standing else self.look())
-            await self._clock.sleep(self._lease_seconds / BEATS_PER_LEASE)
+            await self._clock.sleep(self._shortest_lease_seconds / BEATS_PER_LEASE)
 
     async def beat(self) -> None:
         """Say that this publisher lives, and look who else does. Raises ``RegistryError``."""
@@ -80,16 +84,18 @@ class Claims:
             self._drop_all()
         self._count += 1
         count = self._count
-        before = await self._registry.beat(self.publisher, Beat(count, self._lease_seconds))
+        lease_seconds = self._lease_seconds
+        before = await self._registry.beat(self.publisher, Beat(count, lease_seconds))
         if not self._is_standing:
             return  # retired while the answer was on its way
+        self._adapt(self._clock.monotonic() - began)
         own = before.get(self.publisher)
         if self._confirmed and (own is None or own.count < self._confirmed):
             self._drop_all()  # the registry has lost what it held, or somebody took us for dead
         if not self.is_alive:
             self._drop_all()  # it ran out under way, and what changed meanwhile was left to others
         self._confirmed = count
-        self._alive_until = began + self._lease_seconds
+        self._alive_until = began + lease_seconds
         self._warn_of_slowness()
         await self._observe(before)
 
@@ -132,7 +138,6 @@ class Claims:
     def drop(self, key: ServiceKey) -> None:
         """Take a key for lost: somebody else has published it, or nobody knows what is stored."""
         self._epochs.pop(key, None)
-        self.has_news.set()
 
     async def retire(self) -> None:
         """Let others have every key, now, until the next claim. Raises ``RegistryError``."""
@@ -172,12 +177,24 @@ class Claims:
             _log.warning("%s is not published: the registry holds foreign data under it; remove that", key)
         self._foreign = (self._foreign | keys) - self._epochs.keys()
 
+    def _adapt(self, took_seconds: float) -> None:
+        """Promise no more than the registry lets us keep: a slow one shall make failover slower, and stop nothing.
+
+        The shortest of the last calls counts: one during which this process was paused says nothing of the registry.
+        """
+        self._calls.append(took_seconds)
+        if len(self._calls) == self._calls.maxlen:
+            wanted = min(LONGEST_LEASE_SECONDS, CALLS_PER_LEASE * min(self._calls))
+            self._lease_seconds = max(self._shortest_lease_seconds, wanted)
+
     def _warn_of_slowness(self) -> None:
         if self.is_alive == self._is_too_slow:
             self._is_too_slow = not self.is_alive
             if self._is_too_slow:
                 _log.warning(
-                    "nothing is published: the registry takes longer than %g s for a heartbeat", self._lease_seconds
+                    "the registry takes longer than %g s for a heartbeat: nothing is published until longer ones are"
+                    " promised",
+                    self._shortest_lease_seconds,
                 )
 
     def _drop_all(self) -> None:

@@ -94,7 +94,7 @@ class Watcher:
         self._one_at_a_time = asyncio.Lock()
         self._places = asyncio.Semaphore(AT_ONCE)
         self._has_failed = False
-        self._listings = 0
+        self._listings = self._failures = 0
 
     async def run(self) -> None:
         """Watch and publish for ever."""
@@ -154,12 +154,13 @@ class Watcher:
         self._is_behind.set()  # what changed without an event before ``changes`` listens is found by one more
         await self._clock.sleep(LISTEN_SECONDS)
         while True:
-            await wait_for_event(self._is_behind, self._clock, RELIST_SECONDS)
+            retry_seconds = RETRY_SECONDS * 2.0 ** min(self._failures - 1, 8) if self._failures else RELIST_SECONDS
+            await wait_for_event(self._is_behind, self._clock, min(RELIST_SECONDS, retry_seconds))
             self._is_behind.clear()
             began = self._clock.monotonic()
             await self._list()
-            rest = RETRY_SECONDS if self._has_failed else BREATHS * (self._clock.monotonic() - began)
-            await self._clock.sleep(rest)
+            self._failures = self._failures + 1 if self._has_failed else 0
+            await self._clock.sleep(min(RETRY_SECONDS, BREATHS * (self._clock.monotonic() - began)))
 
     async def _list(self) -> Cursor:
         async with self._one_at_a_time:
@@ -288,15 +289,12 @@ class Watcher:
         self._claims.drop(key)
 
     def _report(self, failed: Sequence[RegistryError]) -> None:
-        if not failed:
-            return
-        self._is_behind.set()
         real = [error for error in failed if not isinstance(error, Fenced)]
-        if real:
+        if len(real) < len(failed) or (real and not self._failures):
+            self._is_behind.set()
+        if real:  # a listing tries them again; the longer they fail, the more seldom
             self._has_failed = True
-            _log.warning(
-                "discovery keeps the last of %d sets and names, again in %.0f s: %s", len(real), RETRY_SECONDS, real[0]
-            )
+            _log.warning("%d sets and names could not be published and are tried again: %s", len(real), real[0])
 
     async def _point(self, alias: ServiceKey, target: ServiceKey | None, epoch: int) -> None:
         if self._aliases.get(alias) == (target, epoch):

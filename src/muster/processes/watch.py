@@ -19,6 +19,7 @@ It needs the base install and the registry's driver, nothing of the server.
 import asyncio
 import contextlib
 import enum
+import hashlib
 import logging
 import ssl
 import urllib.parse
@@ -215,7 +216,8 @@ async def _look(api: AsyncApi, watched: Watched, clock: Clock) -> _Source:
         ca_pem=_authorities(watched.ca_file) or await _told_authority(api),
     )
     _log.info("following %s by asking it every %g s", watched.api, watched.interval_seconds)
-    return _Source(poll, _place(watched.api), watched.account or POLLED_ACCOUNT, probes)
+    name = f"{_place(watched.api)}~{_fingerprint(watched.token)}"
+    return _Source(poll, name, watched.account or POLLED_ACCOUNT, probes)
 
 
 def _streaming(stream: StreamFeed, source: str, account: str, watched: Watched) -> _Source:
@@ -267,6 +269,11 @@ async def _told_authority(api: AsyncApi) -> str | None:
     except (FeedError, NotFound):
         return None
     return told
+
+
+def _fingerprint(token: str) -> str:
+    """Tell tokens apart: each may be of another account, whose deployments nobody else may take for ended."""
+    return hashlib.sha256(f"muster watch {token}".encode()).hexdigest()[:8]
 
 
 def _place(url: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from muster.discovery.claims import Claims
+from muster.discovery.claims import LEASE_SECONDS, Claims
 from muster.discovery.stale import mark_stale
 from muster.discovery.watcher import Watcher
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
@@ -105,7 +105,7 @@ class OneService:
         yield ChangeBatch(frozenset(), cursor)
 
 
-def test_a_registry_too_slow_for_the_lease_is_told_once_and_used_when_it_is_faster(
+def test_a_registry_too_slow_for_the_lease_is_told_once_and_published_into_all_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -116,15 +116,31 @@ def test_a_registry_too_slow_for_the_lease_is_told_once_and_used_when_it_is_fast
         registry.seconds = 0.7
         watching = asyncio.create_task(Watcher(OneService(), registry, FakeClock(loop), publisher="test#1").run())
         await asyncio.sleep(20)
-        assert await registry.get(KEY) is None
+        assert await registry.get(KEY) is not None
+        assert (await registry.beats())["test#1"].seconds == pytest.approx(4 * 0.7)
         assert [each.message for each in caplog.records] == [
-            "nothing is published: the registry takes longer than 0.5 s for a heartbeat"
+            "the registry takes longer than 0.5 s for a heartbeat: nothing is published until longer ones are promised"
         ]
         registry.seconds = 0.0
         await asyncio.sleep(5)
-        assert await registry.get(KEY) is not None
+        assert (await registry.beats())["test#1"].seconds == LEASE_SECONDS, "so that it is replaced soon again"
         watching.cancel()
         await asyncio.wait((watching,))
+
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
+def test_one_long_pause_is_not_taken_for_a_slow_registry() -> None:
+    loop = VirtualLoop()
+
+    async def scenario() -> None:
+        registry = SlowBeats(Memory())
+        claims = Claims(registry, FakeClock(loop), "test#1")
+        for seconds in (0.0, 0.0, 60.0, 0.0):
+            registry.seconds = seconds
+            await claims.beat()
+        assert (await registry.beats())["test#1"].seconds == LEASE_SECONDS
 
     loop.run_until_complete(scenario())
     loop.close()

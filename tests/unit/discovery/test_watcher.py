@@ -208,10 +208,12 @@ class ScriptedFeed:
     ) -> None:
         self._states = states
         self._aliases = aliases
+        self.listings = 0
         self._ca_pem = ca_pem
         self._now = 0
 
     async def services(self) -> Listing:
+        self.listings += 1
         return Listing([await self.service(GONE)], Cursor(0))
 
     async def service(self, deployment_id: DeploymentId) -> ServiceState:
@@ -243,6 +245,27 @@ def test_every_set_names_the_authority_and_another_one_is_published_at_the_next_
             assert (found.endpoints, found.ca_pem) == ((ENDPOINT,), wanted)
             fences.append(found.revision)
         assert fences == [1, 2, 3], "a listing that finds nothing new publishes nothing"
+        watching.cancel()
+        await asyncio.wait((watching,))
+
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
+def test_what_cannot_be_published_for_long_is_tried_more_and_more_seldom() -> None:
+    loop = VirtualLoop()
+
+    async def scenario() -> None:
+        sets = PartlyBroken(connect("memory://foreign-name"))
+        sets.broken = {"asr"}
+        feed = ScriptedFeed((ENDPOINT,), aliases={ServiceKey("admin", "asr"): ServiceKey("admin", GONE)})
+        watching = asyncio.create_task(Watcher(feed, sets, FakeClock(loop), publisher="test#1").run())
+        await asyncio.sleep(600)
+        assert await sets.get(ServiceKey("admin", GONE)) is not None
+        assert feed.listings < 40, "a listing is a call of somebody's API; every 30 s it would have been 20"
+        sets.broken = set()
+        await asyncio.sleep(RELIST_SECONDS + 2)
+        assert await sets.get(ServiceKey("admin", "asr")) is not None
         watching.cancel()
         await asyncio.wait((watching,))
 
