@@ -30,8 +30,15 @@ from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.registry.file import FileRegistry
 from muster.tls.authority import FOLDER, ca_pem, ensure_authority
 from muster.tls.leaf import SERVER_KEY, SERVER_PEM, OwnLeaf
+from tests.servers import require
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _proxies() -> None:
+    require("nginx", "haproxy")
+
 
 KEY = ServiceKey("admin", "digits")
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)

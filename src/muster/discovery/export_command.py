@@ -2,7 +2,7 @@
 
 The command is the operator's own line, run by ``sh -c``; no value of a registry is ever part of it. What it prints
 goes to a file and not through a pipe, so that a command that leaves a daemon behind is over when it is over. It does
-not see ``MUSTER_TOKEN``.
+not see ``MUSTER_TOKEN`` or ``MUSTER_REGISTRY``, which may hold a password.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ LATEST_SECONDS = 5.0
 RETRY_SECONDS = 30.0
 LIMIT_SECONDS = 60.0
 _SHOWN_BYTES = 2000
+_SECRET = frozenset({"MUSTER_TOKEN", "MUSTER_REGISTRY"})
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ async def run_command(command: str, stdin: bytes | None = None, *, limit_seconds
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as given:
         given.write(stdin or b"")
         given.seek(0)
-        env = {name: value for name, value in os.environ.items() if name != "MUSTER_TOKEN"}
+        env = {name: value for name, value in os.environ.items() if name not in _SECRET}
         try:
             process = await asyncio.create_subprocess_exec(
                 "/bin/sh", "-c", command, stdin=given, stdout=output, stderr=output, env=env, start_new_session=True

@@ -40,5 +40,8 @@ def connect(url: str) -> Registry:
         if extra is None or (error.name or "").startswith("muster"):
             raise
         raise SetupError(f"{scheme}:// needs: pip install 'muster-gpu[{extra}]'") from error
-    opened: Registry = module.open_url(url)
+    try:
+        opened: Registry = module.open_url(url)
+    except ValueError as error:  # from urllib
+        raise InvalidSpec("registry", f"{shown(url)!r} is no URL") from error
     return opened

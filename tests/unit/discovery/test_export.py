@@ -439,7 +439,8 @@ def test_a_command_that_leaves_a_daemon_is_over_when_it_is_over() -> None:
 
 def test_a_command_does_not_see_our_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUSTER_TOKEN", "secret")
-    assert asyncio.run(run_command('test -z "$MUSTER_TOKEN" && test -n "$PATH"'))
+    monkeypatch.setenv("MUSTER_REGISTRY", "redis://:secret@cache")
+    assert asyncio.run(run_command('test -z "$MUSTER_TOKEN$MUSTER_REGISTRY" && test -n "$PATH"'))
 
 
 def test_a_command_without_template_reads_every_known_set(tmp_path: Path) -> None:

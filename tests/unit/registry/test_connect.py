@@ -35,3 +35,9 @@ def test_a_memory_registry_is_shared_by_name_and_only_by_name() -> None:
 def test_a_memory_registry_has_no_path() -> None:
     with pytest.raises(InvalidSpec, match="no path"):
         connect("memory://name/path")
+
+
+@pytest.mark.parametrize("url", ["memory://[", "file://[bad/x", "redis://[bad", "etcd://[bad", "muster+http://[bad"])
+def test_what_is_no_url_at_all_is_refused(url: str) -> None:
+    with pytest.raises(InvalidSpec):
+        connect(url)
