@@ -165,13 +165,6 @@ def open_registry(url: str) -> Registry:
         if "@" in url and url in str(error):  # with its password
             raise SetupError(f"--registry: {shown(url)!r} is no registry URL; write {_SHARED}") from None
         raise SetupError(f"--registry: {error.reason}") from error
-    except ValueError as error:
-        raise SetupError(f"--registry: that is no URL; write {_SHARED}") from error
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("muster"):
-            raise
-        extra = scheme.removesuffix("s") if scheme != "redis" else scheme
-        raise SetupError(f"--registry {scheme}: needs: pip install 'muster-gpu[{extra}]'") from error
 
 
 async def _find(api: AsyncApi, watched: Watched, clock: Clock) -> _Source:

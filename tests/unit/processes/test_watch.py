@@ -26,7 +26,7 @@ ASR = ServiceKey("admin", "62d82c07cd")
         ("redi://user:passw0rd@host", "'redi://host' is no registry URL"),
         ("file://user:passw0rd@host/folder", "is no registry URL; write file:///"),
         ("etcd://user:passw0rd@host/path", "has no path"),
-        ("etcd://user:passw0rd@[host", "that is no URL"),
+        ("etcd://user:passw0rd@[host", "'etcd://[host' is no URL"),
         ("redis", "'redis' is no registry URL"),
     ],
 )
