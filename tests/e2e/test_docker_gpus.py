@@ -25,7 +25,7 @@ image: bash
 gpu: RTX 4090:{gpus}
 reuse: all
 cmd: |
-  read -r visible <{visible} || true  # once, by the shell: what is being stopped need not start a program
+  read -r visible <{visible} || true  # not by $(cat): bash leaves it empty if a TERM comes meanwhile
   say() {{ echo "$AutoDLContainerUUID $visible $MUSTER_GPU_INDICES $1 $EPOCHREALTIME" >>/root/autodl-fs/log; }}
   trap 'say end; exit 0' TERM
   say begin

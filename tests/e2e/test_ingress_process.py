@@ -174,7 +174,7 @@ def test_killed_it_is_back_with_addresses_and_certificate_though_the_server_is_g
                             assert (await client.get(f"https://{HOST}:{https}/")).text == "hello"
                             break
                         await asyncio.sleep(0.02)
-                assert time.monotonic() - begun < 2.0
+                assert time.monotonic() - begun < 10.0, "seconds; how many is measured in benchmarks"
                 assert await asyncio.to_thread(certificate, https) == shown
                 async with connected(raw) as (reader, writer):
                     writer.write(b"raw too")
