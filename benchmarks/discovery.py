@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -244,7 +245,9 @@ async def _cpu_share() -> float:
 
 
 def run() -> list[Table]:
-    """Measure and return the tables."""
+    """Measure and return the tables. Raises ``RuntimeError`` where a server is missing."""
+    if missing := [each for each in ("redis-server", "redis-cli", "etcd", "etcdctl") if shutil.which(each) is None]:
+        raise RuntimeError(f"no {', '.join(missing)} on this machine: run `scripts/servers ensure`")
     soon = latency_table(
         "Discovery: a change until it is in the registry, and in the SDK",
         "polling: a scripted AutoDL account asked every second; from the change of the account.\n"
