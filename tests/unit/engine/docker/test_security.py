@@ -34,7 +34,7 @@ def test_a_container_gets_fewer_capabilities_than_dockers_own_and_no_way_to_more
 ) -> None:
     async def scenario() -> None:
         async with opened(docker_daemon, tmp_path) as engine:
-            run = order(f"{SETUID}; mknod /tmp/disk b 8 0 || echo refused; ls /dev/sd* /dev/mem 2>/dev/null")
+            run = order(f"{SETUID}; mknod /tmp/disk b 8 0 2>&1 || echo refused; ls /dev/sd* /dev/mem 2>/dev/null")
             lines = (await output(engine, run)).splitlines()
             status = dict(line.split(":\t") for line in lines if ":\t" in line)
             allowed = sum(1 << number for number in DOCKERS_OWN if number not in (NET_RAW, MKNOD))
