@@ -5,6 +5,7 @@
     MusterError
     ├─ RequestError            the caller changes the request
     │  ├─ InvalidSpec            a field is missing, mistyped or impossible: correct it
+    │  │  └─ InvalidAsk            what a request tells the balancer (features, demands, …) is no such thing
     │  ├─ NotFound               no such thing in this account
     │  ├─ Conflict               the thing exists, but not in a state that allows this
     │  ├─ Forbidden              the account's role does not allow this: ask an admin
@@ -28,7 +29,9 @@
     ├─ BalancerError
     │  ├─ NoEndpoints            the service is unknown, or its set is empty, until the deadline
     │  ├─ QueueFull              more requests wait than the queue holds: back off
-    │  └─ QueueTimeout           no replica was free before the deadline
+    │  ├─ QueueTimeout           no replica was free before the deadline
+    │  │  └─ CannotMeetDeadline    nor would one be: refused at once, so try again later or with more time
+    │  └─ NeverFits              it demands more of a budget than any replica has
     ├─ ApiError                  our HTTP API refused a call; ``code``, ``msg`` and ``request_id`` tell why
     ├─ ApiUnavailable            our HTTP API does not answer: start the server, or try again
     └─ SetupError                a process cannot start; its one-line message says what to do
@@ -56,6 +59,13 @@ class InvalidSpec(RequestError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class InvalidAsk(InvalidSpec):
+    """What a request tells the balancer about itself is missing its meaning: NaN, a list, a deadline that is no number.
+
+    Raised before anything is sent; ``field`` names the option, as in ``features.pixels``.
+    """
 
 
 class NotFound(RequestError):
@@ -185,6 +195,21 @@ class QueueTimeout(BalancerError):
     def __init__(self, message: str, waited_seconds: float) -> None:
         super().__init__(message)
         self.waited_seconds = waited_seconds
+
+
+class CannotMeetDeadline(QueueTimeout):
+    """By all that is known the answer would come after the request's deadline, so it was refused while that helps.
+
+    ``expected_seconds`` is how long the answer would have taken from now on.
+    """
+
+    def __init__(self, message: str, waited_seconds: float, expected_seconds: float) -> None:
+        super().__init__(message, waited_seconds)
+        self.expected_seconds = expected_seconds
+
+
+class NeverFits(BalancerError):
+    """The request demands more of a budget than any replica has: ask for less, or deploy larger ones."""
 
 
 class ApiError(MusterError):

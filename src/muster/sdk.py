@@ -35,11 +35,12 @@ from typing import Any, Self
 import httpx
 
 from muster import registry
-from muster.balancer.balancer import Balancer, Statistics
+from muster.balancer.balancer import Balancer
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.limit import DEFAULT_CONCURRENCY
 from muster.balancer.queue import DEFAULT_CAPACITY, DEFAULT_WAIT_SECONDS
 from muster.balancer.refusal import outcome_of
+from muster.balancer.statistics import Statistics
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
 from muster.errors import InvalidSpec, NoEndpoints, RegistryError

@@ -21,45 +21,20 @@ Safe for one thread at a time; ``waiting.py`` holds the lock.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+from muster.balancer.ask import NOTHING_SAID, Ask
 from muster.balancer.chooser import Chooser, Randomness, by_size
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.limit import DEFAULT_CONCURRENCY
 from muster.balancer.queue import DEFAULT_CAPACITY, Ticket, WaitingQueue
 from muster.balancer.refusal import REST_SECONDS
 from muster.balancer.replica import Replica
+from muster.balancer.statistics import ReplicaStatistics, Statistics
 from muster.errors import BalancerError, NoEndpoints, QueueFull, QueueTimeout
 from muster.model.endpoint import EndpointSet
 
 PANIC_SHARE = 0.1
 """Health is ignored when less than a tenth of the replicas is healthy; with ten or fewer: when none is."""
-
-
-class ReplicaStatistics(NamedTuple):
-    """One replica at one moment; ``aside_seconds`` is how long it will get nothing, 0 when it may get something."""
-
-    id: str
-    url: str
-    in_flight: int
-    limit: int
-    served: int
-    is_leaving: bool
-    aside_seconds: float
-
-
-class Statistics(NamedTuple):
-    """One service at one moment. ``fence`` is ``None`` until the first set."""
-
-    service: str
-    fence: tuple[int, int] | None
-    replicas: tuple[ReplicaStatistics, ...]
-    in_flight: int
-    waiting: int
-    granted: int
-    released: int
-    refused: int
-    timed_out: int
 
 
 class Balancer:
@@ -124,14 +99,20 @@ class Balancer:
         return True
 
     def acquire(
-        self, now: float, *, deadline: float, tried: frozenset[str] = frozenset(), wake: Callable[[], None]
+        self,
+        now: float,
+        *,
+        deadline: float,
+        tried: frozenset[str] = frozenset(),
+        wake: Callable[[], None],
+        ask: Ask = NOTHING_SAID,
     ) -> Ticket:
         """Ask for a lease: the ticket has one at once, or waits.
 
         Raises ``QueueFull``, ``QueueTimeout`` for a deadline that has passed, ``BalancerError`` when closed.
         """
         self.require_open()
-        ticket = Ticket(now, deadline, tried, wake)
+        ticket = Ticket(now, deadline, tried, wake, ask)
         if deadline <= now:
             raise self._timeout(ticket, now)
         if not self._queue and self._grant(ticket, now):
@@ -211,11 +192,17 @@ class Balancer:
                 ReplicaStatistics(
                     id=endpoint_id,
                     url=each.endpoint.url,
+                    gpu=each.endpoint.gpu_name,
                     in_flight=each.load.value,
+                    others=0,
                     limit=each.limit,
+                    is_limit_declared=each.endpoint.concurrency is not None,
                     served=each.served,
+                    slowness=1.0,
+                    budgets={},
                     is_leaving=each.is_leaving,
                     aside_seconds=max(0.0, _free_at(each, now) - now),
+                    why="",
                 )
                 for endpoint_id, each in self._replicas.items()
             ),
@@ -224,7 +211,15 @@ class Balancer:
             granted=self._granted,
             released=self._granted - self._in_flight,
             refused=self._refused,
+            refused_early=0,
             timed_out=self._timed_out,
+            answered=0,
+            resent=0,
+            waited_seconds=0.0,
+            busy_seconds=0.0,
+            expected_wait_seconds=0.0,
+            tenants=(),
+            cost=None,
         )
 
     def _dispatch(self, now: float) -> None:

@@ -17,7 +17,11 @@ class Outcome(Enum):
     """What became of the request, as far as the balancer cares."""
 
     OK = "ok"
-    """The replica answered."""
+    """The replica answered, and the answer was read to its end: how long that took is learned."""
+    UNREAD = "unread"
+    """The replica answered well, but the caller did not read on: nothing is learned about its speed."""
+    ERROR = "error"
+    """The replica answered that it failed (5xx), or broke the connection: several in a row put it aside."""
     FAILED = "failed"
     """Broken after the connection stood, cancelled, or given back unused: nothing is concluded."""
     UNREACHABLE = "unreachable"

@@ -8,6 +8,7 @@ going to time out.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from muster.balancer.ask import NOTHING_SAID, Ask
 from muster.balancer.lease import Lease
 
 DEFAULT_CAPACITY = 1024
@@ -25,6 +26,7 @@ class Ticket:
     deadline: float
     tried: frozenset[str]
     wake: Callable[[], None]
+    ask: Ask = NOTHING_SAID
     lease: Lease | None = field(default=None)
 
 

@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from muster.balancer.balancer import Balancer, Statistics
+from muster.balancer.ask import NOTHING_SAID, Ask
+from muster.balancer.balancer import Balancer
 from muster.balancer.budget import RetryBudget
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.queue import DEFAULT_WAIT_SECONDS, Ticket
+from muster.balancer.statistics import Statistics
 from muster.model.endpoint import EndpointSet
 
 
@@ -89,10 +91,10 @@ class Gate:
         with self._lock:
             return self._budget.withdraw(self.monotonic())
 
-    def ask(self, deadline: float, tried: frozenset[str], wake: Callable[[], None]) -> Ticket:
+    def ask(self, deadline: float, tried: frozenset[str], wake: Callable[[], None], ask: Ask) -> Ticket:
         """Step one of a waiter."""
         with self._lock:
-            return self._core.acquire(self.monotonic(), deadline=deadline, tried=tried, wake=wake)
+            return self._core.acquire(self.monotonic(), deadline=deadline, tried=tried, wake=wake, ask=ask)
 
     def look(self, ticket: Ticket) -> Lease | float:
         """Step three: return the lease, or until when to sleep. Raises what the core says at the deadline."""
@@ -134,13 +136,13 @@ class AsyncWaiter:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
-    async def acquire(self, *, deadline: float, tried: frozenset[str] = frozenset()) -> Lease:
+    async def acquire(self, *, deadline: float, tried: frozenset[str] = frozenset(), ask: Ask = NOTHING_SAID) -> Lease:
         """Return a lease, waiting until ``deadline`` (of the gate's clock) for one.
 
         Raises ``QueueFull``, ``QueueTimeout``, ``NoEndpoints``; ``BalancerError`` when the service is closed.
         """
         bell = _Bell(asyncio.get_running_loop())
-        ticket = self._gate.ask(deadline, tried, bell.ring)
+        ticket = self._gate.ask(deadline, tried, bell.ring, ask)
         if ticket.lease is not None:
             return ticket.lease
         try:
@@ -158,10 +160,10 @@ class ThreadWaiter:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
-    def acquire(self, *, deadline: float, tried: frozenset[str] = frozenset()) -> Lease:
+    def acquire(self, *, deadline: float, tried: frozenset[str] = frozenset(), ask: Ask = NOTHING_SAID) -> Lease:
         """Return a lease, blocking until ``deadline`` (of the gate's clock) for one; raises as ``AsyncWaiter`` does."""
         woken = threading.Event()
-        ticket = self._gate.ask(deadline, tried, woken.set)
+        ticket = self._gate.ask(deadline, tried, woken.set, ask)
         if ticket.lease is not None:
             return ticket.lease
         try:
