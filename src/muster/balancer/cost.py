@@ -23,7 +23,7 @@ from math import exp, isfinite, log, sqrt
 from typing import NamedTuple
 
 from muster.balancer.cost_crowding import Crowding
-from muster.balancer.cost_kind import Kind, Mean, clipped
+from muster.balancer.cost_kind import SPREAD_MEMORY, TOGETHER, Kind, Mean, clipped
 from muster.balancer.cost_slowness import Slowness
 
 Features = Mapping[str, float]
@@ -147,9 +147,10 @@ class CostModel:
             return 1.0
         alone = error - mean_factor + self._crowding.gamma * log_in_flight
         variance = kind.variance
-        self._variance += 0.02 * (min(error * error, 9.0 * self._variance) - self._variance)
-        self._crowding.observe(log_in_flight, clipped(error, variance), variance)
-        self._slowness.observe(gpu, replica_id, error, variance)
+        self._variance += SPREAD_MEMORY * (min(error * error, TOGETHER * self._variance) - self._variance)
+        if kind.is_known:
+            self._crowding.observe(log_in_flight, clipped(error, variance), variance)
+            self._slowness.observe(gpu, replica_id, error, variance)
         return bounded(exp(max(-50.0, min(50.0, alone))))
 
     def forget(self, replica_id: str) -> None:

@@ -4,35 +4,43 @@ Three predictions run side by side, and each is judged by the error that it made
 Dawid, "Statistical Theory: The Prequential Approach", 1984): the mean, which is blind to features, and the two shapes
 of ``cost_shape.py``. The answer is their mean, each weighed by a high power of its precision::
 
-    weight ∝ (error variance · handicap)^-8, handicap of a shape = 1.05 + coefficients / observations
+    weight ∝ (error variance · handicap)^-POWER, handicap of a shape = 1.05 + 2 · coefficients / observations
 
 * Blind until MINIMUM observations; a shape exists from WARM_UP on, because its units come from the first samples.
-* A useless shape has about the error of the mean; then the two share the answer and its noise is halved. A shape
-  whose error is half has 2⁸ = 256 times the weight: that is a choice, but without a jump.
-* A shape that has become clearly worse than the mean (its features were inverted, their unit changed) starts again
-  from the recent samples. Forgetting alone would take hundreds of requests to turn it round.
-* Errors are cut off at three deviations of the mean's, for all alike: one stuck request says nothing about a shape.
-* A prediction stays within what has been seen, and a factor of ``MARGIN`` more: it may only extrapolate so far.
+* A useless shape has about the error of the mean; then they share the answer, which is as good as the mean. A shape of
+  half the variance has 2⁸ = 256 times the weight: that is a choice, but without a jump.
+* A shape that has become clearly worse than the mean (its features were inverted, their unit changed) is left, and
+  starts again from the next WARM_UP samples. Forgetting alone would take hundreds of requests to turn it round. One
+  that is no better than the mean after TRIAL observations starts again as well: its units may be those of other days.
+* Errors are cut off at three deviations of the mean's where the mean errs as much: one stuck request says nothing
+  about a shape. Where only the shape errs, its error counts nearly in full.
+* A prediction stays within what has been seen and half as much more on the log scale, MARGIN at most.
 
 Logs are learned, so the answer is a median; sums of waiting work need means. A log-normal's mean is exp(s²/2) times its
 median, and the rest (other forms of noise) is a learned factor (smearing: Duan, 1983).
 """
 
 from collections import deque
-from collections.abc import Sequence
-from math import exp, log, sqrt
+from collections.abc import Callable, Sequence
+from math import copysign, exp, fsum, log, sqrt
 
 from muster.balancer.cost_shape import Additive, PowerLaw, Sample, Shape
 
 MEMORY = 0.01  # of the mean: 100 observations. It costs 0.5 % of the variance and follows a change of the mix
 ERROR_MEMORY = 0.03  # of error variances: a shape that fails is left after some ten requests
+SPREAD_MEMORY = 0.02  # of the variance of the answer's errors, which is part of every expectation: 50 observations
 FIRST_VARIANCE = 0.5  # of a log residual before there is any: a factor of two either way
 WARM_UP = 12
 MINIMUM = 16
 POWER = 8
 MARGIN = log(5.0)
 WORSE = 1.5  # times the variance of the mean's error: no noise of the estimates reaches it, see the tests
+TOGETHER = 9.0  # variances: three deviations
+ALONE = 64.0  # variances: eight deviations
+TRIAL = 300  # observations, about the memory of a shape
+NO_BETTER = 0.9
 CLIP = 2.5  # deviations up to which a residual is learned from (Huber's estimator, which is usual at 1.5 to 3)
+LEAST = 1e-8  # variance: a ten-thousandth of the seconds, which no clock of a caller resolves
 LEAST_CLIP = 0.05  # 5 %: noiseless observations would otherwise make the model deaf
 
 
@@ -41,10 +49,10 @@ class Mean:
 
     __slots__ = ("count", "value", "variance")
 
-    def __init__(self, value: float = 0.0, prior: int = 0) -> None:
+    def __init__(self, value: float = 0.0, variance: float = FIRST_VARIANCE, prior: int = 0) -> None:
         self.value = value
         self.count = prior
-        self.variance = FIRST_VARIANCE
+        self.variance = variance
 
     def observe(self, log_seconds: float) -> None:
         """Learn one observation."""
@@ -54,44 +62,45 @@ class Mean:
             return
         error = log_seconds - self.value
         self.value += max(1.0 / self.count, MEMORY) * clipped(error, self.variance)
-        self.variance = weighed(self.variance, error * error, self.count, 9.0 * self.variance)
+        self.variance = weighed(self.variance, error * error, self.count, TOGETHER * self.variance)
 
 
 def clipped(error: float, variance: float) -> float:
     """Return ``error``, cut off where it is an outlier."""
     bound = CLIP * sqrt(variance) + LEAST_CLIP
-    return max(-bound, min(bound, error))
+    return error if -bound < error < bound else copysign(bound, error)
 
 
 def weighed(variance: float, squared: float, count: int, bound: float) -> float:
     """Return the variance after one more squared error; never zero, so that it can be divided by."""
     gain = max(1.0 / (count + 3), ERROR_MEMORY)
-    return max(variance + gain * (min(squared, bound) - variance), 1e-8)
+    return max(variance + gain * ((min(bound, squared)) - variance), LEAST)
 
 
 class _Candidate:
     """A shape, the variance of its errors and its share of the answer."""
 
-    __slots__ = ("count", "shape", "share", "variance")
+    __slots__ = ("_make", "count", "failed_at", "shape", "share", "variance")
 
-    def __init__(
-        self, kind: type[PowerLaw] | type[Additive], samples: Sequence[Sample], low: float, high: float
-    ) -> None:
-        self.shape: Shape = kind(samples)
-        self.variance = FIRST_VARIANCE
+    def __init__(self, make: Callable[[Sequence[Sample]], Shape]) -> None:
+        self._make = make
+
+    def start(self, samples: Sequence[Sample], variance: float, span: float) -> None:
+        """Begin with these samples, each predicted before it is learned; no error counts for more than ``span``."""
+        self.shape = self._make(samples)
+        self.variance = variance
         self.share = 0.0
         self.count = 0
+        self.failed_at = 0  # observations of the kind when it was found to have failed; 0: it has not
         for values, log_seconds in samples:
-            self.learn(values, log_seconds - max(low, min(high, self.shape.predict(values))), 9.0 * self.variance)
+            row = self.shape.row(values)
+            error = log_seconds - self.shape.predict(row)
+            self.learn(row, error, min(error * error, span * span), ALONE * variance)
 
-    def learn(self, values: Sequence[float], error: float, bound: float) -> None:
+    def learn(self, row: Sequence[float], error: float, squared: float, bound: float) -> None:
         self.count += 1
-        self.shape.learn(values, clipped(error, self.variance))
-        self.variance = weighed(self.variance, error * error, self.count, bound)
-
-    @property
-    def weight(self) -> float:
-        return float((self.variance * (1.05 + self.shape.size / self.count)) ** -POWER)
+        self.shape.learn(row, clipped(error, self.variance))
+        self.variance = weighed(self.variance, squared, self.count, bound)
 
 
 class Kind:
@@ -113,7 +122,7 @@ class Kind:
     def __init__(self, names: tuple[str, ...], fleet: Mean) -> None:
         self.names = names
         self.count = 0
-        self.mean = Mean(fleet.value, min(fleet.count, 4))
+        self.mean = Mean(fleet.value, fleet.variance, prior=min(fleet.count, 4))
         self.mean_share = 1.0
         self.variance = fleet.variance
         self._correction = 1.0
@@ -122,9 +131,19 @@ class Kind:
         self._candidates: list[_Candidate] = []
 
     @property
+    def is_known(self) -> bool:
+        """Whether its errors say something about the replica that served; the first ones are about the kind."""
+        return self.count >= WARM_UP
+
+    @property
     def mean_factor(self) -> float:
-        """The log of mean over median of the noise; the variance is bounded at 2, where the factor is e."""
-        return min(self.variance, 2.0) / 2.0 + log(self._correction)
+        """The log of mean over median of the noise: that of a log-normal, corrected, but never to below the median.
+
+        The variance is bounded at 2, where the factor is e: what spreads wider is a mixture, not noise.
+        """
+        half = min(self.variance, 2.0) / 2.0
+        correction = log(self._correction)
+        return half + (correction if -half < correction < half else copysign(half, correction))
 
     def predict(self, values: Sequence[float]) -> float:
         """Return the log of the seconds, as a median."""
@@ -133,21 +152,30 @@ class Kind:
             answer *= self.mean_share
             for candidate in self._candidates:
                 if candidate.share > 0.0:
-                    answer += candidate.share * self._bounded(candidate.shape.predict(values))
+                    shape = candidate.shape
+                    answer += candidate.share * self._bounded(shape.predict(shape.row(values)))
         return answer
 
     def _bounded(self, log_seconds: float) -> float:
-        return max(self._low - MARGIN, min(self._high + MARGIN, log_seconds))
+        margin = min(MARGIN, LEAST_CLIP + (self._high - self._low) / 2.0)
+        low, high = self._low - margin, self._high + margin
+        return log_seconds if low < log_seconds < high else max(low, min(high, log_seconds))
 
     def observe(self, values: Sequence[float], log_seconds: float) -> float:
         """Learn one observation; return by how much the log was above the prediction."""
         mean = self.mean.value
-        bound = 9.0 * self.mean.variance
+        variance = self.mean.variance
+        bound = (ALONE if (log_seconds - mean) ** 2 < TOGETHER * variance else TOGETHER) * variance
         answer = self.mean_share * mean
         for candidate in self._candidates:
-            predicted = self._bounded(candidate.shape.predict(values))
+            if candidate.failed_at:
+                continue
+            row = candidate.shape.row(values)
+            free = candidate.shape.predict(row)
+            predicted = self._bounded(free)
             answer += candidate.share * predicted
-            candidate.learn(values, log_seconds - predicted, bound)
+            # It learns from what it said itself and is judged by what was made of it.
+            candidate.learn(row, log_seconds - free, (log_seconds - predicted) ** 2, bound)
         error = log_seconds - answer if self.mean.count else 0.0
         self._note(error, log_seconds)
         self.mean.observe(log_seconds)
@@ -165,38 +193,50 @@ class Kind:
         factor = exp(min(error, deviation, 5.0) - min(self.variance, 2.0) / 2.0)
         gain = max(1.0 / (self.count + 10), MEMORY)
         self._correction = max(0.5, min(2.0, self._correction + gain * (factor - self._correction)))
-        self.variance = weighed(self.variance, error * error, self.count, 9.0 * self.variance)
+        squared = error * error
+        bound = TOGETHER * self.variance
+        gain = max(1.0 / (self.count + 3), SPREAD_MEMORY)
+        self.variance = max(self.variance + gain * ((min(bound, squared)) - self.variance), LEAST)
         # The range closes by a thousandth with each observation, so a stuck request does not widen it for ever.
         self._low = min(log_seconds, self._low + 0.001 * (log_seconds - self._low))
         self._high = max(log_seconds, self._high + 0.001 * (log_seconds - self._high))
 
     def _judge(self) -> None:
         """Share the answer out between the mean and the shapes; start again what has failed."""
-        if self.count == WARM_UP:
-            self._candidates = [self._fresh(PowerLaw), self._fresh(Additive)]
         if self.count < MINIMUM:
+            if self.count == WARM_UP:
+                # The first guess of the variance has done its duty; a shape is compared with what was seen.
+                seen = [log_seconds for _, log_seconds in self._samples]
+                centre = fsum(seen) / WARM_UP
+                self.mean.variance = max(fsum((each - centre) ** 2 for each in seen) / (WARM_UP - 1), LEAST)
+                self._candidates = [_Candidate(PowerLaw), _Candidate(Additive)]
+                for candidate in self._candidates:
+                    self._start(candidate)
             return
-        total = weight = float(self.mean.variance**-POWER)
-        for index, candidate in enumerate(self._candidates):
-            if candidate.variance > WORSE * self.mean.variance and candidate.count >= 2 * WARM_UP:
-                self._candidates[index] = self._fresh(type(candidate.shape))
+        variance = self.mean.variance
+        total = 1.0  # the mean's weight; only ratios matter
         for candidate in self._candidates:
-            candidate.share = candidate.weight if candidate.count >= MINIMUM else 0.0
-            total += candidate.share
-        # A share below a thousandth changes nothing that anybody can see, and costs its prediction.
-        least = total / 1000.0
-        for candidate in self._candidates:
-            if candidate.share < least:
-                total -= candidate.share
+            if candidate.failed_at:
+                if self.count - candidate.failed_at < WARM_UP:
+                    continue
+                self._start(candidate)
+            elif candidate.count >= TRIAL and candidate.variance > NO_BETTER * variance:
+                self._start(candidate)
+            elif candidate.count >= 2 * WARM_UP and candidate.variance > WORSE * variance:
+                candidate.failed_at = self.count
                 candidate.share = 0.0
+                continue
+            handicap = 1.05 + 2.0 * candidate.shape.size / candidate.count
+            candidate.share = (variance / (candidate.variance * handicap)) ** POWER
+            total += candidate.share
         for candidate in self._candidates:
-            candidate.share /= total
-        self.mean_share = weight / total
+            share = candidate.share / total
+            # A smaller share changes nothing that anybody can see, and costs a prediction.
+            candidate.share = share if share > 0.001 else 0.0
+        self.mean_share = 1.0 - sum(candidate.share for candidate in self._candidates)
 
-    def _fresh(self, shape: type[Shape]) -> _Candidate:
-        return _Candidate(
-            PowerLaw if shape is PowerLaw else Additive, self._samples, self._low - MARGIN, self._high + MARGIN
-        )
+    def _start(self, candidate: _Candidate) -> None:
+        candidate.start(self._samples, self.mean.variance, self._high - self._low + MARGIN)
 
     @property
     def in_use(self) -> str:

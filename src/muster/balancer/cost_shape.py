@@ -13,8 +13,7 @@ prediction. A shape says nothing about whether it is any good: that is measured 
 
 from collections.abc import Sequence
 from math import copysign, exp, fsum, log, log1p, sqrt
-from operator import mul
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from muster.balancer.regression import Regression
 
@@ -24,7 +23,7 @@ Sample = tuple[Sequence[float], float]
 FURTHEST_LOG = 20.0  # deviations of a logarithm; what is further is not from the same feature
 FURTHEST = 1000.0  # times the mean of the first samples; a larger request counts as one of that size
 STEEPEST = 100.0  # the steepest gradient of log(a + b·x) followed, where a + b·x is near its floor
-SMALLEST_UNIT = 1e-300  # a positive number whose reciprocal is one
+SMALLEST = 1e-300  # of what is divided by, so that its reciprocal is a number
 PRODUCT_UP_TO = 4  # features whose product is a term; with more, one of them is surely no factor
 
 
@@ -34,11 +33,15 @@ class Shape(Protocol):
     name: str
     size: int
 
-    def predict(self, values: Sequence[float]) -> float:
+    def row(self, values: Sequence[float]) -> list[float]:
+        """Return the terms of the form for these values of the features, in their order."""
+        ...
+
+    def predict(self, row: Sequence[float]) -> float:
         """Return the log of the seconds."""
         ...
 
-    def learn(self, values: Sequence[float], error: float) -> None:
+    def learn(self, row: Sequence[float], error: float) -> None:
         """Learn that the log of the seconds was ``error`` above the prediction."""
         ...
 
@@ -47,32 +50,34 @@ class Shape(Protocol):
         ...
 
 
-class _LogScale:
-    """The logarithm of one feature in units of its deviation; of zero and below too, where the samples have such."""
+class _Scale(NamedTuple):
+    """How the logarithm of one feature is taken, and its mean and deviation in the first samples."""
 
-    __slots__ = ("_least", "centre", "deviation", "unit")
+    unit: float
+    """0 where the feature was positive; else the size below which the logarithm becomes a line through zero."""
+    least: float
+    """What stands for a value that has no logarithm."""
+    centre: float
+    deviation: float
 
-    def __init__(self, values: Sequence[float]) -> None:
-        count = len(values)
-        self.unit = 0.0
-        # A thousandth of the least seen stands for what has no logarithm, should that come later.
-        self._least = max(min(values) * 1e-3, 5e-324)
-        if min(values) <= 0.0:
-            # A tenth of the typical size: below it the logarithm turns into a straight line through zero.
-            self.unit = max(fsum(abs(value) / count for value in values) / 10.0, SMALLEST_UNIT)
-        logs = [self._logarithm(value) for value in values]
-        self.centre = fsum(logs) / count
-        # A feature that was constant so far gets a quarter (28 %) as its unit, to learn from when it moves.
-        self.deviation = max(sqrt(fsum((each - self.centre) ** 2 for each in logs) / count), 0.25)
 
-    def _logarithm(self, value: float) -> float:
-        if self.unit:
-            return copysign(log1p(abs(value) / self.unit), value)
-        return log(max(self._least, value))
+def _logarithm(value: float, unit: float, least: float) -> float:
+    if unit:
+        return copysign(log1p(abs(value) / unit), value)
+    return log(value) if value > least else log(least)
 
-    def __call__(self, value: float) -> float:
-        scaled = (self._logarithm(value) - self.centre) / self.deviation
-        return scaled if -FURTHEST_LOG < scaled < FURTHEST_LOG else copysign(FURTHEST_LOG, scaled)
+
+def _scale(values: Sequence[float]) -> _Scale:
+    count = len(values)
+    smallest = min(values)
+    # A tenth of the typical size for the unit; a thousandth of the least seen for what comes later and is not positive.
+    unit = 0.0 if smallest > 0.0 else max(fsum(abs(value) / count for value in values) / 10.0, SMALLEST)
+    least = max(smallest * 1e-3, SMALLEST)
+    logs = [_logarithm(value, unit, least) for value in values]
+    centre = fsum(logs) / count
+    # A feature that was constant so far gets a quarter (28 %) as its deviation, to learn from when it moves.
+    deviation = max(sqrt(fsum((each - centre) ** 2 for each in logs) / count), 0.25)
+    return _Scale(unit, least, centre, deviation)
 
 
 class PowerLaw:
@@ -82,21 +87,26 @@ class PowerLaw:
     __slots__ = ("_regression", "_scales", "size")
 
     def __init__(self, samples: Sequence[Sample]) -> None:
-        self._scales = [_LogScale(values) for values in zip(*(values for values, _ in samples), strict=True)]
+        self._scales = [_scale(values) for values in zip(*(values for values, _ in samples), strict=True)]
         self.size = 1 + len(self._scales)
         level = fsum(seconds for _, seconds in samples) / len(samples)
         self._regression = Regression([level, *([0.0] * len(self._scales))])
 
-    def _row(self, values: Sequence[float]) -> list[float]:
-        return [1.0, *[scale(value) for scale, value in zip(self._scales, values, strict=True)]]
+    def row(self, values: Sequence[float]) -> list[float]:
+        """Return 1 and the logarithms, standardised."""
+        row = [1.0]
+        for value, (unit, least, centre, deviation) in zip(values, self._scales, strict=True):
+            scaled = (_logarithm(value, unit, least) - centre) / deviation
+            row.append(scaled if -FURTHEST_LOG < scaled < FURTHEST_LOG else copysign(FURTHEST_LOG, scaled))
+        return row
 
-    def predict(self, values: Sequence[float]) -> float:
+    def predict(self, row: Sequence[float]) -> float:
         """Return the log of the seconds."""
-        return self._regression.value(self._row(values))
+        return self._regression.value(row)
 
-    def learn(self, values: Sequence[float], error: float) -> None:
+    def learn(self, row: Sequence[float], error: float) -> None:
         """Learn that the log of the seconds was ``error`` above the prediction."""
-        self._regression.learn(self._row(values), error)
+        self._regression.learn(row, error)
 
     def formula(self, names: Sequence[str], shift: float) -> str:
         """Say it as ``0.021 s × pixels^0.97 × steps^1.02``."""
@@ -119,7 +129,7 @@ class Additive:
     def __init__(self, samples: Sequence[Sample]) -> None:
         count = len(samples)
         self._units = [
-            max(fsum(abs(value) / count for value in values), SMALLEST_UNIT)
+            max(fsum(abs(value) / count for value in values), SMALLEST)
             for values in zip(*(values for values, _ in samples), strict=True)
         ]
         self._with_product = 2 <= len(self._units) <= PRODUCT_UP_TO
@@ -129,7 +139,8 @@ class Additive:
         self._floor = 0.02 * exp(max(-600.0, min(seconds for _, seconds in samples) - self._level))
         self._regression = Regression([1.0, *([0.0] * (self.size - 1))])
 
-    def _row(self, values: Sequence[float]) -> list[float]:
+    def row(self, values: Sequence[float]) -> list[float]:
+        """Return 1, the features in units of their first mean, and their product."""
         row = [1.0]
         product = 1.0
         for value, unit in zip(values, self._units, strict=True):
@@ -142,15 +153,14 @@ class Additive:
             row.append(product if -FURTHEST < product < FURTHEST else copysign(FURTHEST, product))
         return row
 
-    def predict(self, values: Sequence[float]) -> float:
+    def predict(self, row: Sequence[float]) -> float:
         """Return the log of the seconds."""
-        return self._level + log(max(self._regression.value(self._row(values)), self._floor))
+        return self._level + log(max(self._regression.value(row), self._floor))
 
-    def learn(self, values: Sequence[float], error: float) -> None:
+    def learn(self, row: Sequence[float], error: float) -> None:
         """Learn that the log of the seconds was ``error`` above the prediction."""
-        row = self._row(values)
-        size = max(sum(map(mul, self._regression.coefficients, row)), self._floor, max(map(abs, row)) / STEEPEST)
-        self._regression.learn([each / size for each in row], error)
+        slope = 1.0 / max(self._regression.value(row), self._floor, max(map(abs, row)) / STEEPEST)
+        self._regression.learn([each * slope for each in row], error)
 
     def formula(self, names: Sequence[str], shift: float) -> str:
         """Say it as ``0.5 s + 2.1e-07 s × pixels + …``."""

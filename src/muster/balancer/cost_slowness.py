@@ -19,7 +19,7 @@ from math import exp, log, log1p, sqrt
 from muster.balancer.cost_kind import clipped
 
 PRIOR = 4
-MEMORY = 60
+MEMORY = 50
 HORIZON = 256  # observations in which a share of the traffic is forgotten
 ALLOWANCE = 0.5
 THRESHOLD = 8.0
@@ -37,9 +37,13 @@ class Anchor:
         self.count = 0
         self._faded = 0.0  # log of what is left of a share from the beginning
 
+    def held(self, share: "Share") -> float:
+        """Return a member's part of the recent observations, from 0 to 1."""
+        return share.held * exp(self._faded - share.noted)
+
     def observe(self, share: "Share", before: float, after: float) -> None:
         """Note one observation of a member and that its offset moved; the mean follows the move at once."""
-        held = share.held * exp(self._faded - share.noted)
+        held = self.held(share)
         self.value += held * (after - before)
         gain = 1.0 / (min(self.count, HORIZON) + PRIOR)
         self.value += gain * (after - self.value)
@@ -73,16 +77,17 @@ class _Speed:
         self.fleet_share = Share()
         self.runs = (_Run(1.0), _Run(-1.0))
 
-    def observe(self, error: float, variance: float) -> None:
-        """Move the offset by one residual."""
+    def observe(self, error: float, variance: float, share: float) -> None:
+        """Move the offset by one residual; ``share`` is the replica's part of the fleet's observations."""
         self.seen += 1
         self.count = min(self.count + 1, MEMORY)
-        step = clipped(error, variance) / (self.count + PRIOR)
+        # A replica that serves everything has nobody to be slower than: what it teaches is about the work.
+        step = (1.0 - share) * clipped(error, variance) / (self.count + PRIOR)
         scaled = max(-3.0, min(3.0, error / sqrt(variance)))
         for run in self.runs:
             if run.alarms(scaled, error):
                 step = max(-FURTHEST_JUMP, min(FURTHEST_JUMP, run.total / run.count))
-                self.count = min(self.count, run.count)
+                self.count = 0
                 for each in self.runs:
                     each.restart()
         self.offset += step
@@ -142,8 +147,8 @@ class Slowness:
         if speed is None or speed.gpu != gpu:
             speed = self._replicas[replica_id] = _Speed(gpu, anchor.value)
         before = speed.offset
-        speed.observe(error, variance)
         fleet = self.fleet
+        speed.observe(error, variance, fleet.held(speed.fleet_share))
         speed.offset = max(fleet.value - FURTHEST, min(fleet.value + FURTHEST, speed.offset))
         anchor.observe(speed.gpu_share, before, speed.offset)
         fleet.observe(speed.fleet_share, before, speed.offset)

@@ -11,34 +11,34 @@ are linear and those that are linear after one Gauss-Newton step.
   the weight that was forgotten since: the prior keeps the weight of one observation for ever. That bounds the
   covariance in every direction and leaves the directions that are observed their memory, which a bound on the trace
   does not. The first coefficient, the intercept, is left out: every observation is about it.
-* The covariance stays exactly symmetric, because products are formed in an order that rounds the same both ways.
+* The covariance stays exactly symmetric: what is taken off are products of one vector's elements.
 * State that is not finite, or no covariance any more, starts again.
 """
 
 from collections.abc import Sequence
+from math import sqrt
 from operator import mul
 
 FORGETTING = 0.997
-PRIOR_EVERY = 4  # observations between two reminders: one costs as much as an observation, so this adds a quarter
+PRIOR_EVERY = 8  # observations between two reminders: one costs as much as an observation, so this adds an eighth
 LARGEST = 1e12  # a coefficient or a covariance beyond it is a failure of arithmetic: rows are of the order of one
 
 
 class Regression:
     """The coefficients of one linear form and what is known about them."""
 
-    __slots__ = ("_covariance", "_reminded", "_reminder", "_start", "_until_reminder", "coefficients")
+    __slots__ = ("_covariance", "_factor", "_reminded", "_start", "_until_reminder", "coefficients")
 
     def __init__(self, start: Sequence[float]) -> None:
         self._start = list(start)
-        size = len(self._start)
-        # Precision that is lost between two reminders of the same coefficient.
-        self._reminder = 1.0 - FORGETTING ** (PRIOR_EVERY * max(1, size - 1))
         self._reset()
 
     def _reset(self) -> None:
         size = len(self._start)
         self.coefficients = list(self._start)
+        # The covariance is _factor times this matrix: so forgetting multiplies one number, not all.
         self._covariance = [[float(row == column) for column in range(size)] for row in range(size)]
+        self._factor = 1.0
         self._reminded = 0
         self._until_reminder = PRIOR_EVERY
 
@@ -49,35 +49,41 @@ class Regression:
     def learn(self, row: Sequence[float], error: float) -> None:
         """Move the coefficients by what ``error`` (observed less predicted) says."""
         gains = [sum(map(mul, line, row)) for line in self._covariance]
-        self._update(gains, FORGETTING + sum(map(mul, row, gains)), error, 1.0 / FORGETTING)
+        self._update(gains, FORGETTING + self._factor * sum(map(mul, row, gains)), error)
+        self._factor /= FORGETTING
         self._until_reminder -= 1
         if self._until_reminder == 0:
             self._until_reminder = PRIOR_EVERY
             self._remember()
 
     def _remember(self) -> None:
-        size = len(self._start)
-        if size == 1:
+        """Observe one coefficient to be what it was at the start, with the weight that was forgotten since."""
+        others = len(self._start) - 1
+        if others == 0:
             return
-        nth = self._reminded = self._reminded % (size - 1) + 1
+        nth = self._reminded = self._reminded % others + 1
+        forgotten = 1.0 - FORGETTING ** (PRIOR_EVERY * others)
         gains = list(self._covariance[nth])
-        error = self._start[nth] - self.coefficients[nth]
-        self._update(gains, 1.0 / self._reminder + gains[nth], error, 1.0)
-        # Once per reminder is often enough to look whether arithmetic has failed; comparisons with NaN are false.
+        self._update(gains, 1.0 / forgotten + self._factor * gains[nth], self._start[nth] - self.coefficients[nth])
+        if self._factor > 2.0:
+            self._covariance = [[self._factor * each for each in line] for line in self._covariance]
+            self._factor = 1.0
+        # Now and then is often enough to look whether arithmetic has failed; comparisons with NaN are false.
         sound = all(0.0 < line[index] < LARGEST for index, line in enumerate(self._covariance))
         if not (sound and all(-LARGEST < coefficient < LARGEST for coefficient in self.coefficients)):
             self._reset()
 
-    def _update(self, gains: list[float], innovation: float, error: float, growth: float) -> None:
+    def _update(self, gains: list[float], innovation: float, error: float) -> None:
         """Apply one rank-one update; ``innovation`` is the variance of the error before it."""
-        if not innovation > 0.0:
+        if not 0.0 < innovation < LARGEST * LARGEST:
             self._reset()
             return
-        scale = 1.0 / innovation
+        scale = self._factor / innovation
         step = scale * error
         self.coefficients = [old + gain * step for old, gain in zip(self.coefficients, gains, strict=True)]
-        scale *= growth
+        root = sqrt(scale)
+        halves = [gain * root for gain in gains]
         self._covariance = [
-            [old * growth - one * other * scale for old, other in zip(line, gains, strict=True)]
-            for line, one in zip(self._covariance, gains, strict=True)
+            [old - one * other for old, other in zip(line, halves, strict=True)]
+            for line, one in zip(self._covariance, halves, strict=True)
         ]
