@@ -16,7 +16,7 @@ import pytest
 
 from muster.balancer.balancer import Balancer
 from muster.balancer.lease import Lease, Outcome
-from muster.balancer.queue import Ticket
+from muster.balancer.ticket import Ticket
 from muster.errors import QueueFull
 from muster.model.endpoint import Endpoint, EndpointSet
 
@@ -95,7 +95,7 @@ class World:
         lease, request.ticket = ticket.lease, None
         name = lease.endpoint.id
         self.attempts[name] += 1
-        self.most_in_flight[name] = max(self.most_in_flight[name], lease.replica.load.value)
+        self.most_in_flight[name] = max(self.most_in_flight[name], lease.replica.in_flight)
         if name in self.dead:
             self.at(self.now + CONNECT_FAILS_AFTER_SECONDS, lambda: self._elsewhere(request, lease))
             return

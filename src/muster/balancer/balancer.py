@@ -1,68 +1,78 @@
 """The core: which request gets which replica, and who waits. No I/O, no clock, no randomness of its own.
 
-In: complete endpoint sets (``update``), requests (``acquire``), ends of requests (``release``), the passing of time
-(``tick``). Out: tickets, each with a lease or waiting; a waiting one is woken when it is granted a lease.
+In: complete endpoint sets (``update``), requests (``acquire``), what replicas report of themselves (``reported``), ends
+of requests (``release``), the passing of time (``tick``). Out: tickets, each with a lease or waiting; a waiting one is
+woken when it is granted a lease.
+
+The parts, each in a file of its own: who waits and in which order (``queue.py``), which replicas a request may use now
+(``eligible.py``), which of them it gets (``chooser.py``), what is learned from answers (``learning.py``), and which
+requests are refused because they would come too late (``forecast.py``).
 
 Rules
-* A replica holds at most its limit. A request that finds no free slot waits, first come first served; one that waits
-  only for replicas that it may use does not hold up others.
+* A replica holds at most its limit. A request that finds no free slot waits; one that waits only for replicas that it
+  may use, or for memory that is not free, does not hold up others, until it is that one's turn (``queue.favoured``):
+  then the replica where it will fit first is kept free for it.
 * A set replaces the last one; replicas whose id survives keep their load and health. One that left gets nothing new,
   its running requests finish and are counted until then.
-* A replica that cannot be reached is aside (``eject.py``). When hardly anybody is left (``PANIC_SHARE``), health is
-  ignored: that everybody died at once is less likely than that the observer is cut off. Limits hold all the same, so
-  the few healthy ones cannot be overrun, which is why the share can be far below Envoy's 50 %.
-* A replica whose ingress refused gets nothing for a while (``refusal.py``). Nothing is held against it, and panic does
-  not send anything there either: it would only refuse again.
-* A retry avoids the replicas that it has tried while others exist. When it has tried all of them, it uses any that is
-  not aside; when all are aside it waits for the first to return, or for another set.
+* A replica that has not been used for ``UNSEEN_SECONDS`` gets one small request: what was learned about it may be over.
 
 Safe for one thread at a time; ``waiting.py`` holds the lock.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from muster.balancer.ask import NOTHING_SAID, Ask
-from muster.balancer.chooser import Chooser, Randomness, by_size
+from muster.balancer.chooser import Chooser, Randomness
+from muster.balancer.eligible import Eligible
+from muster.balancer.forecast import DOUBT, FEWEST, Arrivals, expected_wait
+from muster.balancer.learning import Learning
 from muster.balancer.lease import Lease, Outcome
-from muster.balancer.limit import DEFAULT_CONCURRENCY
-from muster.balancer.queue import DEFAULT_CAPACITY, Ticket, WaitingQueue
-from muster.balancer.refusal import REST_SECONDS
+from muster.balancer.policy import DEFAULT_POLICY, chooser_named
+from muster.balancer.queue import DEFAULT_CAPACITY, WaitingQueue, rank_of
+from muster.balancer.refusal import rest_seconds
 from muster.balancer.replica import Replica
-from muster.balancer.statistics import ReplicaStatistics, Statistics
-from muster.errors import BalancerError, NoEndpoints, QueueFull, QueueTimeout
+from muster.balancer.report import LoadReport
+from muster.balancer.statistics import Counts, Statistics, statistics_of
+from muster.balancer.ticket import Ticket
+from muster.errors import BalancerError, CannotMeetDeadline, NeverFits, NoEndpoints, QueueFull, QueueTimeout
 from muster.model.endpoint import EndpointSet
 
-PANIC_SHARE = 0.1
-"""Health is ignored when less than a tenth of the replicas is healthy; with ten or fewer: when none is."""
+BACKFILL_DEPTH = 64
+"""How many requests that cannot be served are looked past for one that can, as batch schedulers bound it."""
+URGENCY = 0.2
+"""A request is as urgent as one that takes this part of the time that its deadline leaves."""
+UNSEEN_SECONDS = 30.0
+SWEEP_SECONDS = 1.0
 
 
 class Balancer:
-    """The state of one service."""
+    """The state of one service. ``concurrency`` is the limit of an endpoint that declares none; ``None``: find it."""
 
     def __init__(
         self,
         service: str,
         rng: Randomness,
         *,
-        chooser: Chooser = by_size,
-        concurrency: int = DEFAULT_CONCURRENCY,
+        chooser: Chooser | None = None,
+        concurrency: int | None = None,
         queue_capacity: int = DEFAULT_CAPACITY,
         hint_when_unknown: Callable[[], str] = str,
     ) -> None:
         self.service = service
         self._rng = rng
-        self._chooser = chooser
-        self._concurrency = concurrency
+        self._chooser = chooser or chooser_named(DEFAULT_POLICY)
         self._hint_when_unknown = hint_when_unknown
         self._queue = WaitingQueue(queue_capacity)
+        self._learning = Learning(concurrency)
+        self._arrivals = Arrivals()
+        self._eligible = Eligible()
         self._replicas: dict[str, Replica] = {}
-        self._serving: tuple[Replica, ...] = ()
-        self._troubled: set[Replica] = set()
-        self._refusing: set[Replica] = set()
+        self._unseen: set[Replica] = set()
         self._set: EndpointSet | None = None
-        self._in_flight = self._granted = self._refused = self._timed_out = 0
+        self._counts = Counts()
         self._next_change = math.inf
+        self._next_sweep = 0.0
         self._is_closed = False
 
     @property
@@ -84,17 +94,19 @@ class Balancer:
         for endpoint in endpoints.endpoints:
             replica = before.pop(endpoint.id, None)
             if replica is None:
-                replica = Replica(endpoint, self._concurrency)
+                replica = Replica(endpoint, now)
             else:
-                replica.renew(endpoint, self._concurrency)
+                replica.renew(endpoint)
+            self._learning.welcome(replica)
             self._replicas[endpoint.id] = replica
-        self._serving = tuple(self._replicas.values())
+        self._eligible.renew(tuple(self._replicas.values()))
         for endpoint_id, replica in before.items():
-            if replica.load.value:
+            if replica.in_flight:
                 replica.is_leaving = True
                 self._replicas[endpoint_id] = replica
-        self._troubled = {replica for replica in self._serving if not replica.health.is_healthy}
-        self._refusing = set()
+            else:
+                self._learning.cost.forget(endpoint_id)
+        self._unseen.clear()
         self._dispatch(now)
         return True
 
@@ -106,22 +118,27 @@ class Balancer:
         tried: frozenset[str] = frozenset(),
         wake: Callable[[], None],
         ask: Ask = NOTHING_SAID,
+        since: float | None = None,
     ) -> Ticket:
-        """Ask for a lease: the ticket has one at once, or waits.
+        """Ask for a lease: the ticket has one at once, or waits until ``deadline`` at most.
 
-        Raises ``QueueFull``, ``QueueTimeout`` for a deadline that has passed, ``BalancerError`` when closed.
+        ``since`` is when the call began, for a request that goes again: it keeps its place among those that wait.
+
+        Raises ``QueueFull``; ``QueueTimeout`` for a deadline that has passed and ``CannotMeetDeadline`` for one that
+        could not be met; ``NeverFits`` for demands beyond every budget; ``BalancerError`` when closed.
         """
         self.require_open()
-        ticket = Ticket(now, deadline, tried, wake, ask)
-        if deadline <= now:
-            raise self._timeout(ticket, now)
+        ticket = self._assess(Ticket(now if since is None else since, deadline, tried, wake, ask), now)
+        if not self._eligible.could_fit(ask.demands):
+            raise self._never_fits(ask)
         if not self._queue and self._grant(ticket, now):
             return ticket
         if self._queue.is_full:
             self._queue.drop_expired(now)
             if self._queue.is_full:
-                self._refused += 1
+                self._counts.refused += 1
                 raise QueueFull(f"{self.service}: {len(self._queue)} requests wait already")
+        self._refuse_if_late(ticket, now)
         self._queue.push(ticket)
         self._dispatch(now)
         return ticket
@@ -143,21 +160,30 @@ class Balancer:
         if lease.is_released:
             return False
         lease.is_released = True
-        self._note(lease, outcome, now)
         replica = lease.replica
-        replica.load.finish()
-        self._in_flight -= 1
+        self._note(lease, outcome, now)
+        replica.finish(lease.taken)
+        self._counts.end(lease, outcome, now)
         if lease.is_trial:
             lease.health.trials -= 1
-        if replica.is_leaving and not replica.load.value:
+        if replica.is_leaving and not replica.in_flight:
             del self._replicas[replica.endpoint.id]
+            self._learning.cost.forget(replica.endpoint.id)
+        self._learning.score(replica)
         self._dispatch(now)
         return True
+
+    def reported(self, lease: Lease, report: LoadReport, now: float) -> None:
+        """Take over what the replica's ingress says in an answer, or a refusal, to a request that has not ended."""
+        replica = lease.replica
+        replica.others = max(0, report.in_flight - replica.in_flight)
+        replica.reported_at = now
+        self._learning.score(replica)
 
     def answered(self, lease: Lease, now: float) -> None:
         """Note that the replica answers while the request still runs: a long one must not delay its return."""
         if lease.replica.health.failures and not lease.is_released:
-            self._note(lease, Outcome.OK, now)
+            self._reachable(lease)
             self._dispatch(now)
 
     def tick(self, now: float) -> None:
@@ -185,143 +211,224 @@ class Balancer:
 
     def statistics(self, now: float) -> Statistics:
         """Return counts as they are now."""
-        return Statistics(
+        average = Ticket(now, math.inf, frozenset(), _nobody, cost=self._learning.cost.work(None))
+        return statistics_of(
             service=self.service,
             fence=self._set.fence if self._set else None,
-            replicas=tuple(
-                ReplicaStatistics(
-                    id=endpoint_id,
-                    url=each.endpoint.url,
-                    gpu=each.endpoint.gpu_name,
-                    in_flight=each.load.value,
-                    others=0,
-                    limit=each.limit,
-                    is_limit_declared=each.endpoint.concurrency is not None,
-                    served=each.served,
-                    slowness=1.0,
-                    budgets={},
-                    is_leaving=each.is_leaving,
-                    aside_seconds=max(0.0, _free_at(each, now) - now),
-                    why="",
-                )
-                for endpoint_id, each in self._replicas.items()
-            ),
-            in_flight=self._in_flight,
-            waiting=len(self._queue),
-            granted=self._granted,
-            released=self._granted - self._in_flight,
-            refused=self._refused,
-            refused_early=0,
-            timed_out=self._timed_out,
-            answered=0,
-            resent=0,
-            waited_seconds=0.0,
-            busy_seconds=0.0,
-            expected_wait_seconds=0.0,
-            tenants=(),
-            cost=None,
+            replicas=self._replicas.values(),
+            queue=self._queue,
+            counts=self._counts,
+            expected_wait=0.0 if self._eligible.has_room() else self._expected_wait(average, now),
+            cost=self._learning.cost.statistics(),
+            now=now,
         )
 
+    # ── granting ─────────────────────────────────────────────────────────────────────────────────────────────────
+
     def _dispatch(self, now: float) -> None:
-        """Grant what can be granted, oldest first, and say when to look again."""
-        granted = []
-        hopeless: set[frozenset[str]] = set()
-        for ticket in self._queue:
-            if ticket.deadline <= now or ticket.tried in hopeless:
-                continue
-            if self._grant(ticket, now):
-                granted.append(ticket)
-            elif ticket.tried:
-                hopeless.add(ticket.tried)  # whoever avoids the same replicas has the same chance
-            else:
-                break  # whoever avoids some has no more choice than one who avoids none
-        for ticket in granted:
-            self._queue.discard(ticket)
-            ticket.wake()
+        """Grant what can be granted, in the queue's order, and say when to look again."""
+        if now >= self._next_sweep:
+            self._sweep(now)
+        if self._queue and self._eligible.has_room():
+            for ticket in self._served(now):
+                ticket.wake()
         self._schedule(now)
+
+    def _served(self, now: float) -> list[Ticket]:
+        served: list[Ticket] = []
+        hopeless: set[tuple[frozenset[str], frozenset[tuple[str, int]]]] = set()
+        barred = None
+        favoured = self._queue.favoured
+        for ticket in self._queue.in_order():
+            if ticket.deadline <= now:
+                continue
+            # Whoever avoids the same replicas and demands the same memory has the same chance.
+            kind = ticket.tried, frozenset(ticket.ask.demands.items())
+            if kind in hopeless:
+                continue
+            if self._grant(ticket, now, barred):
+                self._queue.take(ticket)
+                served.append(ticket)
+                if not self._eligible.has_room():
+                    break
+                continue
+            hopeless.add(kind)
+            if ticket is favoured and not ticket.tried:
+                barred = self._eligible.roomiest(ticket.ask.demands)
+            if len(hopeless) >= BACKFILL_DEPTH:
+                break
+        return served
+
+    def _grant(self, ticket: Ticket, now: float, barred: Replica | None = None) -> bool:
+        candidates = self._eligible.candidates(ticket.tried, ticket.ask.demands, now, barred)
+        if not candidates or self._set is None:
+            return False
+        unseen = (
+            self._unseen.intersection(candidates)
+            if self._unseen and ticket.rank <= 0 and not ticket.ask.affinity
+            else None
+        )
+        replica = min(unseen, key=_id) if unseen else self._chooser(candidates, ticket.ask, self._rng)
+        self._unseen.discard(replica)
+        is_trial = not replica.health.is_healthy and not replica.health.is_aside(now)
+        replica.health.trials += is_trial
+        taken = replica.start(ticket.ask.demands)
+        self._learning.score(replica)
+        self._counts.grant(now - ticket.asked_at)
+        ticket.lease = Lease(
+            replica,
+            replica.endpoint,
+            replica.health,
+            self._set.epoch,
+            now,
+            is_trial,
+            features=ticket.ask.features,
+            expected_seconds=ticket.cost * replica.slowness,
+            taken=taken,
+            busy_at_grant=replica.busy,
+            is_wanted=len(self._queue) > 0,
+        )
+        return True
 
     def _schedule(self, now: float) -> None:
         """Compute ``next_change``; whoever sleeps has to know when it comes nearer."""
         before = self._next_change
-        self._refusing = {each for each in self._refusing if each.refuses_until > now}
-        changes = (_free_at(each, now) for each in self._troubled | self._refusing)
-        self._next_change = min((change for change in changes if change > now), default=math.inf)
+        self._next_change = self._eligible.next_change(now)
         if self._next_change < before:
             for ticket in self._queue:
                 ticket.wake()
 
-    def _grant(self, ticket: Ticket, now: float) -> bool:
-        candidates = self._candidates(ticket.tried, now)
-        if not candidates or self._set is None:
-            return False
-        replica = self._chooser(candidates, self._rng)
-        is_trial = not replica.health.is_healthy and not replica.health.is_aside(now)
-        replica.load.start()
-        replica.served += 1
-        replica.health.trials += is_trial
-        self._in_flight += 1
-        self._granted += 1
-        ticket.lease = Lease(replica, replica.endpoint, replica.health, self._set.epoch, now, is_trial)
-        return True
+    def _sweep(self, now: float) -> None:
+        """Forget what other clients had when nobody said so lately, and find who has not been used for long."""
+        self._next_sweep = now + SWEEP_SECONDS
+        oldest = now - max(SWEEP_SECONDS, 2 * self._learning.cost.work(None))
+        for replica in self._eligible.serving:
+            if replica.others and replica.reported_at < oldest:
+                replica.others = 0
+                self._learning.score(replica)
+            if replica.is_measured and now - replica.answered_at > UNSEEN_SECONDS:
+                replica.answered_at = now
+                self._unseen.add(replica)
 
-    def _candidates(self, tried: frozenset[str], now: float) -> Sequence[Replica]:
-        """Return the replicas with room that this request may use."""
-        serving = self._serving
-        if self._refusing:
-            serving = tuple(each for each in serving if each.refuses_until <= now)
-        if not self._troubled and not tried:
-            return [each for each in serving if each.load.value < each.limit]
-        fresh = [each for each in serving if each.endpoint.id not in tried]
-        if self._troubled and not _is_panic(serving):
-            fresh = [each for each in fresh if not each.health.is_aside(now)]
-            admitted = [each for each in fresh if each.health.admits(now)]
-        else:
-            admitted = fresh
-        if not fresh:
-            fresh = [each for each in serving if not each.health.is_aside(now)]
-            admitted = [each for each in fresh if each.health.admits(now)]
-        return [each for each in admitted if each.load.value < each.limit]
+    # ── learning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _note(self, lease: Lease, outcome: Outcome, now: float) -> None:
         replica = lease.replica
+        if outcome is Outcome.OK:
+            lease.is_wanted = lease.is_wanted or len(self._queue) > 0
+            self._learning.learn(lease, now - lease.granted_at, now, self._eligible.serving)
         if replica.health is not lease.health or replica.is_leaving:
             return
-        if outcome is Outcome.UNREACHABLE:
+        if outcome in (Outcome.OK, Outcome.UNREAD):
+            self._reachable(lease)
+            if not replica.is_closed:
+                replica.refuses_until = 0.0  # the slot that this request had is free
+        elif outcome is Outcome.UNREACHABLE:
             replica.health.unreachable(lease.granted_at, now)
-            self._troubled.add(replica)
-        elif outcome in REST_SECONDS:
-            replica.refuses_until = max(replica.refuses_until, now + REST_SECONDS[outcome])
-            self._refusing.add(replica)
-        elif outcome is Outcome.OK and not lease.is_answered:
+        elif outcome is Outcome.ERROR:
+            replica.health.failed(lease.granted_at, now)
+        elif outcome in (Outcome.CLOSED, Outcome.FULL):
+            self._refused(replica, outcome, now)
+        self._eligible.check(replica)
+
+    def _reachable(self, lease: Lease) -> None:
+        if not lease.is_answered:
             lease.is_answered = True  # one request is one observation, however often it is reported
-            if replica.health.reachable(lease.granted_at, replica.limit):
-                self._troubled.discard(replica)
+            lease.replica.health.reachable(lease.granted_at, lease.replica.limit)
+            self._eligible.check(lease.replica)
+
+    def _refused(self, replica: Replica, outcome: Outcome, now: float) -> None:
+        seconds = self._learning.cost.work(None) * replica.slowness
+        rest = rest_seconds(outcome, seconds=seconds, limit=replica.limit, chance=self._rng.randrange(1024) / 1024)
+        replica.refuses_until = max(replica.refuses_until, now + rest)
+        replica.is_closed = replica.is_closed or outcome is Outcome.CLOSED
+        if outcome is Outcome.FULL:
+            replica.others = max(replica.others, replica.limit - replica.in_flight + 1)
+            replica.reported_at = now
+
+    # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _assess(self, ticket: Ticket, now: float) -> Ticket:
+        """Say what it costs, where it stands in the queue, and when it must have started."""
+        ask = ticket.ask
+        if min(ticket.deadline, ask.answer_by) <= now:
+            raise self._timeout(ticket, now)
+        typical = self._learning.cost.work(None)
+        ticket.cost = typical if ask.features is None else self._learning.cost.work(ask.features)
+        ticket.rank = 0 if ask.features is None else rank_of(ticket.cost / typical)
+        if ask.answer_by < math.inf:
+            left = ask.answer_by - now
+            ticket.rank = min(ticket.rank, rank_of(URGENCY * left / typical))
+            if self._learning.answered >= FEWEST:
+                fastest = min((each.slowness for each in self._eligible.serving), default=1.0)
+                needed = ticket.cost * fastest
+                if DOUBT * needed >= left:
+                    raise self._late(needed, needed, left)
+                left -= DOUBT * needed
+            ticket.deadline = min(ticket.deadline, now + left)
+        self._arrivals.note(ticket.rank, ticket.cost, now)
+        return ticket
+
+    def _refuse_if_late(self, ticket: Ticket, now: float) -> None:
+        if self._learning.answered < FEWEST or not self._eligible.serving:
+            return
+        wait = self._expected_wait(ticket, now)
+        if DOUBT * wait > ticket.deadline - now and wait < math.inf:
+            raise self._late(ticket.cost, wait + ticket.cost, ticket.deadline - now)
+
+    def _expected_wait(self, ticket: Ticket, now: float) -> float:
+        ahead, older = self._queue.ahead_of(ticket)
+        usable = [each for each in self._eligible.serving if not each.health.is_aside(now)]
+        return expected_wait(
+            ahead=ahead,
+            older=older,
+            overtaking=self._arrivals.work_per_second(ticket.rank, now),
+            turn=self._learning.cost.work(None),
+            capacity=sum(each.limit / each.slowness for each in usable),
+        )
+
+    def _late(self, needs: float, expected: float, left: float) -> CannotMeetDeadline:
+        self._counts.refused_early += 1
+        return CannotMeetDeadline(
+            f"{self.service}: would be answered in about {expected:.1f} s (it takes {needs:.1f} s itself), and has "
+            f"{left:.1f} s: refused at once ({len(self._eligible.serving)} replicas, {len(self._queue)} waiting)",
+            0.0,
+            expected,
+        )
 
     def _timeout(self, ticket: Ticket, now: float) -> BalancerError:
-        self._timed_out += 1
+        self._counts.timed_out += 1
         waited = now - ticket.asked_at
         if self._set is None:
             return NoEndpoints(
                 self.service, f"{self.service}: unknown service {self._hint_when_unknown()} (waited {waited:.1f} s)"
             )
-        if not self._serving:
+        if not self._eligible.serving:
             since = self._set.published_at.isoformat(timespec="seconds")
             return NoEndpoints(
                 self.service, f"{self.service}: nobody serves it (empty since {since}); waited {waited:.1f} s"
             )
         return QueueTimeout(
-            f"{self.service}: no replica was free within {waited:.1f} s "
-            f"({len(self._serving)} replicas, {self._in_flight} requests in flight, {len(self._queue)} waiting)",
+            f"{self.service}: no replica was free within {waited:.1f} s ({len(self._eligible.serving)} replicas, "
+            f"{self._counts.in_flight} requests in flight, {len(self._queue)} waiting)",
             waited,
         )
 
+    def _never_fits(self, ask: Ask) -> NeverFits:
+        largest = {
+            name: max(each.endpoint.budgets.get(name, 0) for each in self._eligible.serving) for name in ask.demands
+        }
+        wanted = ", ".join(
+            f"{name} {amount} (the largest replica has {largest[name]})"
+            for name, amount in ask.demands.items()
+            if amount > largest[name]
+        )
+        return NeverFits(f"{self.service}: the request demands {wanted or dict(ask.demands)}: ask for less")
 
-def _is_panic(serving: Sequence[Replica]) -> bool:
-    healthy = sum(each.health.is_healthy for each in serving)
-    return healthy < math.ceil(len(serving) * PANIC_SHARE)
+
+def _id(replica: Replica) -> str:
+    return replica.endpoint.id
 
 
-def _free_at(replica: Replica, now: float) -> float:
-    """Return when a replica may get something again, as far as is known; a time that has passed: now."""
-    aside_until = replica.health.aside_until if replica.health.is_aside(now) else 0.0
-    return max(aside_until, replica.refuses_until)
+def _nobody() -> None:
+    """Wake nobody."""

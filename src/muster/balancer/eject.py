@@ -1,8 +1,9 @@
 """Puts a replica aside that cannot be reached, and takes it back gradually.
 
-Only a failed connect counts. It is the one failure that says something about the replica and nothing about the
-request; nothing was sent, so the request goes elsewhere at no risk. A slow answer or a broken one may be the request's
-own doing (busy is not dead).
+A failed connect counts at once: it says something about the replica and nothing about the request; nothing was sent,
+so the request goes elsewhere at no risk. A broken connection or a 5xx may be the request's own doing, so only
+``ERRORS_IN_A_ROW`` of them count as one failed connect: a replica that fails everything is quick at it, and without
+this it would look like the fastest of all. A slow answer never counts (busy is not dead).
 
 healthy ──connect fails──▸ aside (nothing is sent) ──time over──▸ returning (1 trial, then 2, 4 …) ──▸ healthy
                              ▴──────────── a trial's connect fails: aside for twice as long ──┘
@@ -18,6 +19,8 @@ healthy ──connect fails──▸ aside (nothing is sent) ──time over─�
   together are one observation, not eight.
 """
 
+ERRORS_IN_A_ROW = 5
+"""Envoy's ``consecutive_5xx``. A request that makes every replica fail puts all aside, which is panic: none is."""
 FIRST_SECONDS = 0.25
 LONGEST_SECONDS = 8.0
 
@@ -25,14 +28,21 @@ LONGEST_SECONDS = 8.0
 class Health:
     """Whether one replica may be chosen."""
 
-    __slots__ = ("_aside_since", "aside_until", "failures", "trial_limit", "trials")
+    __slots__ = ("_aside_since", "aside_until", "errors", "failures", "trial_limit", "trials")
 
     def __init__(self) -> None:
         self.failures = 0
+        self.errors = 0
         self.aside_until = 0.0
         self.trial_limit = 1
         self.trials = 0
         self._aside_since = 0.0
+
+    @property
+    def why(self) -> str:
+        """Say in words what is held against it."""
+        times = "once" if self.failures == 1 else f"{self.failures} times in a row"
+        return f"could not be reached, or failed, {times}" if self.failures else ""
 
     @property
     def is_healthy(self) -> bool:
@@ -57,8 +67,16 @@ class Health:
         # The exponent is bounded so that a replica that is gone for days does not overflow a float.
         self.aside_until = now + min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(self.failures - 1, 16))
 
+    def failed(self, granted_at: float, now: float) -> None:
+        """Note that a request that was granted at ``granted_at`` was answered with a failure, or broken."""
+        self.errors += 1
+        if self.errors >= ERRORS_IN_A_ROW or self.failures:
+            self.errors = 0
+            self.unreachable(granted_at, now)
+
     def reachable(self, granted_at: float, limit: int) -> bool:
         """Note that a request that was granted at ``granted_at`` has been answered; tell whether all is well now."""
+        self.errors = 0
         if self.failures == 0 or granted_at < self._aside_since:
             return self.failures == 0
         if self.trial_limit >= limit or granted_at < self.aside_until:

@@ -5,9 +5,10 @@ exactly once: the first release counts, any later one is ignored, so that every 
 without knowing what the others did.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from muster.balancer.ask import Demands, Features
 from muster.balancer.eject import Health
 from muster.balancer.replica import Replica
 from muster.model.endpoint import Endpoint
@@ -36,7 +37,9 @@ class Outcome(Enum):
 class Lease:
     """``endpoint`` and ``health`` are the replica's at the time of the grant; a newer set may bring others.
 
-    ``refusal`` is what the user of an explicit lease was told by the ingress, if it refused.
+    ``expected_seconds`` is what the request was thought to take there. ``taken`` is what it holds of the replica's
+    budgets. ``is_wanted`` says that somebody waited for a slot meanwhile. ``refusal`` is what the user of an explicit
+    lease was told by the ingress, if it refused.
     """
 
     replica: Replica
@@ -45,6 +48,11 @@ class Lease:
     epoch: int
     granted_at: float
     is_trial: bool
+    features: Features | None = None
+    expected_seconds: float = 0.0
+    taken: Demands = field(default_factory=dict)
+    busy_at_grant: int = 1
+    is_wanted: bool = False
     is_answered: bool = False
     is_released: bool = False
     refusal: str | None = None

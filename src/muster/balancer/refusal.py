@@ -7,8 +7,11 @@ health (``eject.py``) stays as it is.
 * It takes no new requests (draining, ended, not started yet): nothing is sent to it until a newer set has it, which is
   the ordinary way back, or CLOSED_SECONDS have passed, for a route that reaches the ingress later than the set reaches
   us. 1 s: a set that lacks it comes within some tenths, and if none comes, one request a second and replica is lost.
-* It holds as many requests as it may, those of other clients among them: nobody knows when one ends, so it is asked
-  again after FULL_SECONDS. 0.1 s is a tenth of a request of one second, and 10 refusals a second cost nobody anything.
+* It holds as many requests as it may, those of other clients among them: nobody tells when one ends. A request of
+  ``seconds`` and ``limit`` slots mean that one ends every ``seconds / limit``; it is asked again after ``FULL_PART`` of
+  that, give or take half, so that clients which were refused together do not come back together. Simulated with 4
+  clients at load 0.9 (``tests/simulation``), a rest twice as long costs 2 points of goodput, half as long wins half a
+  point and doubles the refusals. A request of ours that ends there frees a slot, and ends the rest.
 * Its ingress cannot connect to it: the same as if we could not.
 
 A reason that is not known here is one of a newer ingress; it gets the shorter rest.
@@ -18,9 +21,9 @@ from muster.balancer.lease import Outcome
 from muster.model.routes import Refusal
 
 CLOSED_SECONDS = 1.0
-FULL_SECONDS = 0.1
-
-REST_SECONDS = {Outcome.CLOSED: CLOSED_SECONDS, Outcome.FULL: FULL_SECONDS}
+FULL_PART = 0.4
+SHORTEST_SECONDS = 0.005
+LONGEST_SECONDS = 1.0
 
 _MEANINGS = {
     Refusal.DRAINING: Outcome.CLOSED,
@@ -29,6 +32,14 @@ _MEANINGS = {
     Refusal.OVER_CAPACITY: Outcome.FULL,
     Refusal.UNREACHABLE: Outcome.UNREACHABLE,
 }
+
+
+def rest_seconds(outcome: Outcome, *, seconds: float, limit: int, chance: float) -> float:
+    """Return how long a replica that refused is left alone; ``chance`` is drawn from 0 to 1."""
+    if outcome is Outcome.CLOSED:
+        return CLOSED_SECONDS
+    rest = FULL_PART * (0.5 + chance) * seconds / limit
+    return min(LONGEST_SECONDS, max(SHORTEST_SECONDS, rest))
 
 
 def outcome_of(reason: str) -> Outcome:

@@ -18,8 +18,10 @@ from muster.balancer.ask import NOTHING_SAID, Ask
 from muster.balancer.balancer import Balancer
 from muster.balancer.budget import RetryBudget
 from muster.balancer.lease import Lease, Outcome
-from muster.balancer.queue import DEFAULT_WAIT_SECONDS, Ticket
+from muster.balancer.queue import DEFAULT_WAIT_SECONDS
+from muster.balancer.report import LoadReport
 from muster.balancer.statistics import Statistics
+from muster.balancer.ticket import Ticket
 from muster.model.endpoint import EndpointSet
 
 
@@ -66,6 +68,11 @@ class Gate:
             with self._lock:
                 self._core.answered(lease, self.monotonic())
 
+    def reported(self, lease: Lease, report: LoadReport) -> None:
+        """Take over what the replica's ingress says of its load, before the lease ends."""
+        with self._lock:
+            self._core.reported(lease, report, self.monotonic())
+
     def statistics(self) -> Statistics:
         """Return counts as they are now."""
         with self._lock:
@@ -91,10 +98,13 @@ class Gate:
         with self._lock:
             return self._budget.withdraw(self.monotonic())
 
-    def ask(self, deadline: float, tried: frozenset[str], wake: Callable[[], None], ask: Ask) -> Ticket:
+    def ask(
+        self, deadline: float, tried: frozenset[str], wake: Callable[[], None], ask: Ask, since: float | None
+    ) -> Ticket:
         """Step one of a waiter."""
         with self._lock:
-            return self._core.acquire(self.monotonic(), deadline=deadline, tried=tried, wake=wake, ask=ask)
+            now = self.monotonic()
+            return self._core.acquire(now, deadline=deadline, tried=tried, wake=wake, ask=ask, since=since)
 
     def look(self, ticket: Ticket) -> Lease | float:
         """Step three: return the lease, or until when to sleep. Raises what the core says at the deadline."""
@@ -136,13 +146,20 @@ class AsyncWaiter:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
-    async def acquire(self, *, deadline: float, tried: frozenset[str] = frozenset(), ask: Ask = NOTHING_SAID) -> Lease:
+    async def acquire(
+        self,
+        *,
+        deadline: float,
+        tried: frozenset[str] = frozenset(),
+        ask: Ask = NOTHING_SAID,
+        since: float | None = None,
+    ) -> Lease:
         """Return a lease, waiting until ``deadline`` (of the gate's clock) for one.
 
         Raises ``QueueFull``, ``QueueTimeout``, ``NoEndpoints``; ``BalancerError`` when the service is closed.
         """
         bell = _Bell(asyncio.get_running_loop())
-        ticket = self._gate.ask(deadline, tried, bell.ring, ask)
+        ticket = self._gate.ask(deadline, tried, bell.ring, ask, since)
         if ticket.lease is not None:
             return ticket.lease
         try:
@@ -160,10 +177,17 @@ class ThreadWaiter:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
-    def acquire(self, *, deadline: float, tried: frozenset[str] = frozenset(), ask: Ask = NOTHING_SAID) -> Lease:
+    def acquire(
+        self,
+        *,
+        deadline: float,
+        tried: frozenset[str] = frozenset(),
+        ask: Ask = NOTHING_SAID,
+        since: float | None = None,
+    ) -> Lease:
         """Return a lease, blocking until ``deadline`` (of the gate's clock) for one; raises as ``AsyncWaiter`` does."""
         woken = threading.Event()
-        ticket = self._gate.ask(deadline, tried, woken.set, ask)
+        ticket = self._gate.ask(deadline, tried, woken.set, ask, since)
         if ticket.lease is not None:
             return ticket.lease
         try:

@@ -9,8 +9,8 @@ import pytest
 from muster.balancer.balancer import Balancer
 from muster.balancer.eject import FIRST_SECONDS
 from muster.balancer.lease import Lease, Outcome
-from muster.balancer.queue import Ticket
-from muster.balancer.refusal import CLOSED_SECONDS, FULL_SECONDS
+from muster.balancer.refusal import CLOSED_SECONDS, LONGEST_SECONDS
+from muster.balancer.ticket import Ticket
 from muster.errors import BalancerError, NoEndpoints, QueueFull, QueueTimeout
 from muster.model.endpoint import Endpoint, EndpointSet
 
@@ -302,15 +302,21 @@ class TestHealth:
 
 
 class TestRefusal:
-    @pytest.mark.parametrize(("outcome", "seconds"), [(Outcome.CLOSED, CLOSED_SECONDS), (Outcome.FULL, FULL_SECONDS)])
-    def test_a_replica_that_refuses_gets_nothing_for_a_while_and_then_everything(
-        self, outcome: Outcome, seconds: float
-    ) -> None:
+    def test_a_replica_that_takes_no_requests_gets_none_for_a_while_and_then_everything(self) -> None:
         world = World("a", "b", concurrency=8)
-        world.end(world.lease(tried=frozenset("b")), outcome)
+        world.end(world.lease(tried=frozenset("b")), Outcome.CLOSED)
         assert {world.lease().endpoint.id for _ in range(3)} == {"b"}
-        world.pass_time(seconds)
+        world.pass_time(CLOSED_SECONDS)
         assert [world.lease().endpoint.id for _ in range(3)] == ["a", "a", "a"]
+
+    def test_a_replica_that_is_full_of_others_requests_is_asked_again_soon_but_after_those_that_are_not(self) -> None:
+        world = World("a", "b", concurrency=2)
+        world.end(world.lease(tried=frozenset("b")), Outcome.FULL)
+        assert [world.lease().endpoint.id for _ in range(2)] == ["b", "b"]
+        waiting = world.ask()
+        assert not served(waiting)
+        world.pass_time(LONGEST_SECONDS)
+        assert lease_of(waiting).endpoint.id == "a"
 
     @pytest.mark.parametrize("outcome", [Outcome.CLOSED, Outcome.FULL])
     def test_nothing_is_held_against_it_and_panic_does_not_reach_it(self, outcome: Outcome) -> None:
@@ -343,7 +349,7 @@ class TestRefusal:
         first, second = world.lease(), world.lease()
         world.end(first, Outcome.CLOSED)
         world.end(second, Outcome.FULL)
-        world.pass_time(FULL_SECONDS)
+        world.pass_time(CLOSED_SECONDS / 2)
         assert not served(world.ask())
 
     def test_statistics_tell_for_how_long_it_gets_nothing(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from muster.balancer.balancer import Balancer
 from muster.balancer.lease import Lease, Outcome
-from muster.balancer.queue import Ticket
+from muster.balancer.ticket import Ticket
 from muster.errors import QueueFull
 from muster.model.endpoint import Endpoint, EndpointSet
 
@@ -134,8 +134,8 @@ class BalancerMachine(RuleBasedStateMachine):
         found = self.balancer.statistics(self.now)
         free = [
             replica
-            for replica in self.balancer._serving
-            if replica.health.is_healthy and replica.refuses_until <= self.now and replica.load.value < replica.limit
+            for replica in self.balancer._eligible.serving
+            if replica.health.is_healthy and replica.refuses_until <= self.now and replica.in_flight < replica.limit
         ]
         untried = [each for each in self.waiting if each.lease is None and not each.tried and each.deadline > self.now]
         assert not (free and untried)
@@ -149,7 +149,7 @@ class BalancerMachine(RuleBasedStateMachine):
         found = self.balancer.statistics(self.now)
         assert (found.in_flight, found.waiting) == (0, 0)
         assert all(each.in_flight == 0 and not each.is_leaving for each in found.replicas)
-        assert all(replica.health.trials == 0 for replica in self.balancer._serving)
+        assert all(replica.health.trials == 0 for replica in self.balancer._eligible.serving)
 
 
 BalancerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)

@@ -1,0 +1,85 @@
+"""What the balancer learns from answers, and what it derives for its choices: cost, speed, limits, scores.
+
+An answer teaches the cost model (``cost.py``: what a request costs by its features, how slow each replica is) and,
+where no concurrency is declared, the limit of its GPU model (``limit.py``). Both are kept per service, and limits per
+GPU model rather than per replica, so that a fleet learns as many times faster as it has replicas.
+
+A replica's ``score`` is the seconds that one more request would take there, in units of the typical replica alone:
+slowness × (requests there, with this one) ^ crowding. Three things keep it honest
+
+* ``LEAST_CROWDING``: with no evidence that company slows a request, an idle replica is still preferred to one that is
+  busy and 7 % faster, since so small a difference is noise.
+* A replica that has not answered yet counts its company in full: it gets work, but not everything that comes.
+* One that is thought to hold as many requests as it may, other clients' among them, is tried last.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from muster.balancer.ask import Features
+from muster.balancer.cost import CostModel
+from muster.balancer.limit import DEFAULT_CONCURRENCY
+from muster.balancer.replica import Replica
+
+LEAST_CROWDING = 0.1
+FULL_PENALTY = 8.0
+LOOKED_AT_EVERY = 32
+"""Crowding moves slowly; every replica's score is computed anew after so many answers."""
+
+
+class Answered(Protocol):
+    """The part of a lease that is learned from."""
+
+    replica: Replica
+    features: Features | None
+    busy_at_grant: int
+    is_wanted: bool
+
+
+class Learning:
+    """One service's models."""
+
+    def __init__(self, default_concurrency: int | None) -> None:
+        self.cost = CostModel()
+        self.answered = 0
+        self._default = default_concurrency
+        self._crowding = LEAST_CROWDING
+
+    def welcome(self, replica: Replica) -> None:
+        """Set the limit, slowness and score of a replica that is new or changed."""
+        replica.limit = self.limit_of(replica)
+        replica.slowness = self.cost.slowness(replica.gpu, replica.endpoint.id)
+        self.score(replica)
+
+    def limit_of(self, replica: Replica) -> int:
+        """Return the declared concurrency, else the caller's default, else what was learned; at least 1."""
+        declared = replica.endpoint.concurrency
+        if declared is None:
+            declared = self._default
+        if declared is not None:
+            return max(1, declared)
+        return DEFAULT_CONCURRENCY
+
+    def score(self, replica: Replica) -> None:
+        """Compute it anew, after the load or the speed changed."""
+        busy = replica.in_flight + replica.others
+        crowding = self._crowding if replica.is_measured else 1.0
+        score = replica.slowness * (busy + 1) ** crowding
+        if busy >= replica.limit:
+            score *= FULL_PENALTY * (busy + 2 - replica.limit)
+        replica.score = score
+
+    def learn(self, lease: Answered, seconds: float, now: float, serving: Iterable[Replica]) -> None:
+        """Take over what an answer took, from the grant to its last byte."""
+        replica = lease.replica
+        in_flight = max(1, round((lease.busy_at_grant + replica.busy) / 2))
+        self.cost.observe(lease.features, replica.gpu, replica.endpoint.id, max(seconds, 1e-6), in_flight)
+        self.answered += 1
+        replica.answered_at = now
+        replica.is_measured = True
+        replica.slowness = self.cost.slowness(replica.gpu, replica.endpoint.id)
+        if self.answered % LOOKED_AT_EVERY == 0:
+            self._crowding = max(LEAST_CROWDING, self.cost.crowding)
+            for each in serving:
+                each.slowness = self.cost.slowness(each.gpu, each.endpoint.id)
+                self.score(each)

@@ -1,0 +1,26 @@
+"""A request that asked for a lease: what it wants, since when, and what it is thought to cost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from muster.balancer.ask import NOTHING_SAID, Ask
+from muster.balancer.lease import Lease
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """It has a lease, or waits in the queue, or was given up. Instants are of the balancer's clock.
+
+    ``deadline`` is when it must have started. ``tried`` are endpoint ids to avoid while others exist. ``wake`` is
+    called whenever it pays to look again. ``cost`` is the expected seconds on a typical replica, and ``rank`` its size
+    class for the order of waiting: smaller goes first, an average request has 0.
+    """
+
+    asked_at: float
+    deadline: float
+    tried: frozenset[str]
+    wake: Callable[[], None]
+    ask: Ask = NOTHING_SAID
+    cost: float = 1.0
+    rank: int = 0
+    lease: Lease | None = field(default=None)
