@@ -1,12 +1,12 @@
 """One HTTP request on its way through the balancer: where it goes next, and whether it may go again. No I/O.
 
-Shared by the async and the sync transport, which only ask and send.
+Shared by every HTTP seam, async or sync, which only ask and send. What a request may say is read by ``options.py``.
 
 Sending again
 * No connection came about: nothing was sent, so any request may go elsewhere, as often as it takes until its deadline.
-* Anything later (broken connection, time-out, half a body): only if the call is idempotent: GET, HEAD, OPTIONS, or the
-  caller says so, by ``extensions={"muster": {"idempotent": True}}`` or the header ``X-Muster-Idempotent: 1`` (taken
-  out before sending, for SDKs that can only add headers). Costs a token of the retry budget.
+* Anything later (broken connection, time-out, half a body, bytes that are no HTTP): only if the call is idempotent:
+  GET, HEAD, OPTIONS, or the caller says so. That costs a token of the retry budget (``budget.py``), and ends after
+  ``resends`` times, so that a request which breaks whoever serves it does not break everybody.
 * The replica's ingress refused (503 with ``x-muster-refused``): nothing was sent to the replica, so any request may go
   elsewhere, as if no connection had come about; see ``refusal.py``.
 * A body that can be read only once (a generator, a file) must not have been touched. By the time of a refusal it has
@@ -15,27 +15,42 @@ Sending again
   again if the caller says idempotent, and else the caller gets that answer.
 * 502, 504 and any other 503 are answers and go to the caller.
 
+Whoever comes to the same replica in vain again pauses first, longer each time, so that no rule of the balancer for
+picking among replicas that all fail can make this a busy loop.
+
 An idempotent call's answer of known and modest size is read before it is handed over, so that a break in its body is
 repaired too; 1 MiB, because the caller would hold it in memory anyway and the wait for the first byte stays short.
+
+What is concluded about the replica: ``outcome_of_answer`` and ``outcome_of_error``. A time-out says nothing (busy is
+not dead), nor does an error that the request itself made; 4xx is an answer, but its time is no measure of the work.
 """
 
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
 
 from muster.balancer.lease import Outcome
+from muster.balancer.options import take_options, too_late
 from muster.balancer.refusal import outcome_of
-from muster.errors import InvalidSpec
+from muster.errors import InvalidAsk
 from muster.model.endpoint import Endpoint
 from muster.model.routes import ERROR_HEADER, REFUSED_HEADER
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-IDEMPOTENT_HEADER = "X-Muster-Idempotent"
 READ_WHOLE_UP_TO_BYTES = 1024 * 1024
 READ_REFUSAL_UP_TO_BYTES = 16 * 1024
 """A refusal's body is a line; reading it keeps the connection for the next request."""
+
+FIRST_PAUSE_SECONDS = 0.01
+LONGEST_PAUSE_SECONDS = 0.2
+"""Far above a connect that fails on a local network, below what a caller notices."""
+
+FeaturesOf = Callable[[httpx.Request], object]
+"""What ``features=`` of a transport is: gets the request, returns a mapping of numbers, or ``None``."""
 
 
 class OneShotBody(httpx.AsyncByteStream, httpx.SyncByteStream):
@@ -64,25 +79,37 @@ class OneShotBody(httpx.AsyncByteStream, httpx.SyncByteStream):
 class Call:
     """The life of one request, over all its sends."""
 
-    def __init__(self, request: httpx.Request, *, now: float, wait_seconds: float) -> None:
-        options = request.extensions.get("muster") or {}
-        timeout = options.get("timeout", wait_seconds)
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
-            raise InvalidSpec('extensions["muster"]["timeout"]', f"{timeout!r} is not a number of seconds")
-        self.deadline = now + timeout
+    def __init__(
+        self, request: httpx.Request, *, now: float, wait_seconds: float, features: FeaturesOf | None = None
+    ) -> None:
+        self._request = request
+        self._headers = request.headers.copy()
+        options = take_options(
+            self._headers, request.extensions.get("muster"), now, features and partial(features, request)
+        )
+        self.since = now
+        self.ask = options.ask
+        if self.ask.answer_by <= now:
+            raise too_late(now - self.ask.answer_by)
+        timeout = wait_seconds if options.timeout_seconds is None else options.timeout_seconds
+        self.deadline = min(now + timeout, self.ask.answer_by)
+        self.hedge_seconds = options.hedge_seconds
+        said = options.is_idempotent
+        self.is_idempotent = request.method in SAFE_METHODS if said is None else said
         self.tried: frozenset[str] = frozenset()
         self.sends = 0
         self.last_error: httpx.TransportError | None = None
         self.last_refusal = ""
-        self._request = request
-        self._headers = request.headers.copy()
-        marked = self._headers.pop(IDEMPOTENT_HEADER, "").strip().lower() in ("1", "true")
-        self.is_idempotent = bool(options.get("idempotent", marked or request.method in SAFE_METHODS))
+        self._resends_left = options.resends
+        self._in_vain: Counter[str] | None = None
+        self._rounds = 0
         self._extensions = {name: value for name, value in request.extensions.items() if name != "muster"}
         body = request.stream
         self._body = body if isinstance(body, httpx.ByteStream) else OneShotBody(body)
+        if self.hedge_seconds is not None:
+            self._require_hedgeable()
 
-    def addressed_to(self, endpoint: Endpoint) -> httpx.Request:
+    def addressed_to(self, endpoint: Endpoint, now: float) -> httpx.Request:
         """Return the request as ``endpoint`` is to receive it: same path, query, headers and body; its own host."""
         self.sends += 1
         base = httpx.URL(endpoint.url)
@@ -93,14 +120,15 @@ class Call:
             base.copy_with(raw_path=path),
             headers=self._headers,
             stream=self._body,
-            extensions=self._extensions,
+            extensions=self._extensions if math.isinf(self.ask.answer_by) else self._in_time(now),
         )
 
     def failed(self, endpoint: Endpoint, error: httpx.TransportError) -> Outcome:
         """Note a failure at ``endpoint``; return what it says about the replica."""
         self.tried |= {endpoint.id}
         self.last_error, self.last_refusal = error, ""
-        return Outcome.UNREACHABLE if _nothing_was_sent(error) else Outcome.FAILED
+        self._came_in_vain(endpoint)
+        return outcome_of_error(error)
 
     def may_go_again(self, withdraw: Callable[[], bool], now: float) -> bool:
         """Tell whether the request may be sent once more after ``failed``; ``withdraw`` takes from the retry budget."""
@@ -111,29 +139,40 @@ class Call:
             return False
         if _nothing_was_sent(self.last_error):
             return True
-        return self.is_idempotent and now < self.deadline and withdraw()
+        if not self.is_idempotent or not self._resends_left or now >= self.deadline or not withdraw():
+            return False
+        self._resends_left -= 1
+        return True
 
     def answered(self, endpoint: Endpoint, response: httpx.Response) -> Outcome:
-        """Note an answer of ``endpoint``; return what it says about the replica: ``OK`` if it is the replica's own."""
+        """Note an answer of ``endpoint``; return what it says about the replica, once it has been read."""
         error = response.headers.get(ERROR_HEADER)
         if error is not None and response.status_code in (httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT):
-            return self.failed(
-                endpoint, httpx.RemoteProtocolError(f"the ingress of {endpoint.id} got no answer: {error}")
-            )
+            kind = httpx.RemoteProtocolError if response.status_code == httpx.codes.BAD_GATEWAY else httpx.ReadTimeout
+            return self.failed(endpoint, kind(f"the ingress of {endpoint.id} got no answer: {error}"))
         reason = response.headers.get(REFUSED_HEADER)
         if reason is None or response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-            return Outcome.OK
+            self.last_error, self.last_refusal = None, ""
+            return outcome_of_answer(response.status_code)
         outcome = outcome_of(reason)
         if outcome is Outcome.UNREACHABLE:
             return self.failed(endpoint, httpx.ConnectError(f"the ingress of {endpoint.id} could not connect to it"))
         self.last_error, self.last_refusal = None, reason
+        self._came_in_vain(endpoint)
         return outcome
 
-    def goes_elsewhere(self, outcome: Outcome, withdraw: Callable[[], bool], now: float) -> bool:
+    def goes_elsewhere(self, withdraw: Callable[[], bool], now: float) -> bool:
         """Tell whether the request, having been ``answered``, is to be sent to another replica."""
-        if outcome is Outcome.FAILED:
+        if self.last_error is not None:
             return self.may_go_again(withdraw, now)
-        return outcome is not Outcome.OK and self._is_replayable
+        return bool(self.last_refusal) and self._is_replayable
+
+    def pause_seconds(self, share: float) -> float:
+        """Return how long to wait before the next send; ``share`` is by chance, from 0 to 1, so that no two agree."""
+        if not self._rounds:
+            return 0.0
+        longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self._rounds - 1, 16))
+        return longest * (1 + share) / 2
 
     def reads_whole(self, response: httpx.Response) -> bool:
         """Tell whether the answer is to be read before it is handed over."""
@@ -142,6 +181,40 @@ class Call:
     @property
     def _is_replayable(self) -> bool:
         return not (isinstance(self._body, OneShotBody) and self._body.is_touched)
+
+    def _came_in_vain(self, endpoint: Endpoint) -> None:
+        if self._in_vain is None:
+            self._in_vain = Counter()
+        self._rounds = self._in_vain[endpoint.id]
+        self._in_vain[endpoint.id] += 1
+
+    def _in_time(self, now: float) -> dict[str, Any]:
+        """Bound each step of a send by the deadline: an answer after it is worth nothing."""
+        left = max(0.001, self.ask.answer_by - now)
+        given = self._extensions.get("timeout") or {}
+        steps = ("connect", "read", "write", "pool")
+        within = {step: left if given.get(step) is None else min(given[step], left) for step in steps}
+        return {**self._extensions, "timeout": within}
+
+    def _require_hedgeable(self) -> None:
+        if not self.is_idempotent:
+            raise InvalidAsk("hedge", "only an idempotent call may be sent to two replicas: say that it is idempotent")
+        if isinstance(self._body, OneShotBody):
+            raise InvalidAsk("hedge", "a body that can be read only once cannot be sent to two replicas: send bytes")
+
+
+def outcome_of_answer(status: int) -> Outcome:
+    """Return what an answer of the replica's own says about it, once it has been read to its end."""
+    if status >= 500:
+        return Outcome.ERROR
+    return Outcome.OK if status < 400 else Outcome.UNREAD
+
+
+def outcome_of_error(error: Exception) -> Outcome:
+    """Return what a send that failed says about the replica."""
+    if _nothing_was_sent(error):
+        return Outcome.UNREACHABLE
+    return Outcome.ERROR if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError) else Outcome.FAILED
 
 
 def is_small(refusal: httpx.Response) -> bool:
@@ -154,5 +227,5 @@ def _is_at_most(response: httpx.Response, limit_bytes: int) -> bool:
     return length.isascii() and length.isdigit() and int(length) <= limit_bytes
 
 
-def _nothing_was_sent(error: httpx.TransportError) -> bool:
+def _nothing_was_sent(error: Exception) -> bool:
     return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))

@@ -1,13 +1,25 @@
 """The balancer's errors as users of httpx meet them: each is both ours and httpx's.
 
 Code that was written for httpx keeps working (``except httpx.TransportError``), code that knows Muster is exact
-(``except QueueFull``). All of them are raised before anything was sent, or after nothing could be.
+(``except QueueFull``). All of them are raised before anything was sent, or after nothing could be. What breaks later is
+httpx's own error, with the replica's name (``raise_named``).
 """
+
+from typing import NoReturn
 
 import httpx
 
 from muster.balancer.call import Call
-from muster.errors import BalancerError, NoEndpoints, QueueFull, QueueTimeout
+from muster.errors import (
+    BalancerError,
+    CannotMeetDeadline,
+    InvalidAsk,
+    MusterError,
+    NeverFits,
+    NoEndpoints,
+    QueueFull,
+    QueueTimeout,
+)
 from muster.model.deployment import PortProtocol
 from muster.model.endpoint import Endpoint
 
@@ -40,18 +52,59 @@ class NotHttp(BalancerError, httpx.UnsupportedProtocol):
     """The service's port carries raw TCP: there is no HTTP to speak."""
 
 
-def as_httpx(error: BalancerError, call: Call) -> BalancerError:
-    """Return ``error`` as one that users of httpx catch too; raise it ``from call.last_error or error``."""
+class AskRefused(InvalidAsk, httpx.LocalProtocolError):
+    """``InvalidAsk`` for users of httpx: the request is wrong, and no replica will mend it."""
+
+
+class DeadlineMissed(CannotMeetDeadline, httpx.PoolTimeout):
+    """``CannotMeetDeadline`` for users of httpx."""
+
+
+class ServiceTooSmall(NeverFits, httpx.LocalProtocolError):
+    """``NeverFits`` for users of httpx."""
+
+
+def as_httpx(error: MusterError, call: Call | None = None) -> MusterError:
+    """Return ``error`` as one that users of httpx catch too; raise it ``from cause_of(error, call)``.
+
+    Only what ``Call`` and a waiter raise.
+    """
+    if isinstance(error, InvalidAsk):
+        return AskRefused(error.field, error.reason)
     if isinstance(error, NoEndpoints):
         return ServiceUnknown(error.service, str(error))
     if isinstance(error, QueueFull):
         return ServiceOverloaded(str(error))
+    if isinstance(error, CannotMeetDeadline):
+        return DeadlineMissed(str(error), error.waited_seconds, error.expected_seconds)
+    if isinstance(error, NeverFits):
+        return ServiceTooSmall(str(error))
     if isinstance(error, QueueTimeout):
-        if isinstance(call.last_error, httpx.ConnectError | httpx.ConnectTimeout):
-            return ServiceUnreachable(f"{error}; {call.sends} attempts did not connect, the last: {call.last_error}")
-        refused = f"; {call.sends} requests were refused, the last: {call.last_refusal}" if call.last_refusal else ""
+        last, sends, refusal = (call.last_error, call.sends, call.last_refusal) if call is not None else (None, 0, "")
+        if isinstance(last, httpx.ConnectError | httpx.ConnectTimeout):
+            return ServiceUnreachable(f"{error}; {sends} attempts did not connect, the last: {last}")
+        refused = f"; {sends} requests were refused, the last: {refusal}" if refusal else ""
         return ServiceBusy(f"{error}{refused}", error.waited_seconds)
     return ServiceClosed(str(error))
+
+
+def cause_of(error: MusterError, call: Call | None = None) -> BaseException:
+    """Return what an error of ``as_httpx`` comes from: the last attempt's error, or whatever raised ``error``."""
+    if call is not None and call.last_error is not None:
+        return call.last_error
+    return error.__cause__ or error
+
+
+def raise_named(error: httpx.TransportError, endpoint: Endpoint) -> NoReturn:
+    """Raise ``error`` as one of its own class that says at which replica it happened.
+
+    Which class it is matters to callers, and httpx's time-outs have no text at all.
+    """
+    where = f"{endpoint.id} at {endpoint.url}: "
+    said = str(error) or type(error).__name__
+    if said.startswith(where):
+        raise error
+    raise type(error)(where + said) from error
 
 
 def require_http(endpoint: Endpoint) -> None:

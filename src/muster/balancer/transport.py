@@ -4,8 +4,9 @@
 are replaced by the chosen endpoint's, everything else is kept, so every SDK that takes an httpx client is balanced.
 
 One send: acquire a lease ▸ send through the endpoint's own connection pool ▸ hand over the answer; the lease ends when
-the body has been read, broken off or closed. ``call.py`` decides whether a request that failed or was refused goes
-again; ``faults.py`` names the errors. The two transports differ in ``await`` and nothing else.
+the body has been read, broken off or closed (``hold.py``). ``call.py`` decides whether a request that failed or was
+refused goes again; ``options.py`` reads what a request says of itself; ``faults.py`` names the errors. The two
+transports differ in ``await``, and in that only the async one can send a request twice at once (``hedge.py``).
 
 ``lifetime`` is entered at the first request (or by ``with``) and left by closing the transport: the SDK watches the
 registry in it. ``response.extensions["muster"]`` tells who answered: ``{"endpoint": id, "sends": n}``.
@@ -13,36 +14,49 @@ registry in it. ``response.extensions["muster"]`` tells who answered: ``{"endpoi
 A request that is cancelled, or whose response is closed unread, gives its lease back. One whose response is neither
 read nor closed keeps its lease, as it keeps its connection in httpx itself.
 
-The wait for a replica is bounded by ``extensions={"muster": {"timeout": seconds}}`` or the service's ``wait_seconds``;
-httpx's own time-outs bound connecting, writing and reading, each time the request is sent, and its ``pool`` nothing.
+The wait for a replica is bounded by the option ``timeout`` or the service's ``wait_seconds``; httpx's own time-outs
+bound connecting, writing and reading, each time the request is sent, and its ``pool`` nothing; the option ``deadline``
+bounds all of it.
 """
 
+import asyncio
 import contextlib
+import random
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Generic, Self, TypeVar
+from typing import Any, Self
 
 import httpx
 
-from muster.balancer.call import Call, is_small
-from muster.balancer.faults import as_httpx, require_http
+from muster.balancer.call import Call, FeaturesOf, is_small
+from muster.balancer.faults import as_httpx, cause_of, raise_named
+from muster.balancer.hedge import first_of, spare_lease
+from muster.balancer.hold import AsyncBody, Hold, SyncBody
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.pools import LIMITS, Pools
 from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
-from muster.errors import BalancerError
-from muster.model.endpoint import Endpoint
+from muster.errors import BalancerError, InvalidAsk
 
-T = TypeVar("T")
+_AsyncHold = Hold[httpx.AsyncHTTPTransport]
+_SyncHold = Hold[httpx.HTTPTransport]
 
 
 class AsyncMusterTransport(httpx.AsyncBaseTransport):
     """Balances the requests of an ``httpx.AsyncClient``; for one event loop."""
 
-    def __init__(self, gate: Gate, *, lifetime: AbstractAsyncContextManager[object] | None = None) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        lifetime: AbstractAsyncContextManager[object] | None = None,
+        features: FeaturesOf | None = None,
+    ) -> None:
         self._gate = gate
         self._waiter = AsyncWaiter(gate)
         self._pools = Pools(lambda context: httpx.AsyncHTTPTransport(verify=context, limits=LIMITS))
+        self._features = features
         self._lifetime = lifetime
         self._exit = contextlib.AsyncExitStack()
 
@@ -53,23 +67,18 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send ``request`` to a replica, and to another one where that is safe and needed."""
         await self._start()
-        call = Call(request, now=self._gate.count_call(), wait_seconds=self._gate.wait_seconds)
+        call = _call(self._gate, request, self._features)
         for outdated in self._pools.outdated(self._gate.endpoints):
             await outdated.aclose()
         while True:
-            hold = _Hold(self._gate, self._pools, await self._acquire(call))
-            try:
-                response = await self._send(call, hold)
-            except httpx.TransportError as error:
-                hold.end(call.failed(hold.endpoint, error))
-                if not call.may_go_again(self._gate.may_resend, self._gate.monotonic()):
-                    raise
-            except BaseException:
-                hold.end(Outcome.FAILED)
-                raise
-            else:
-                if response is not None:
-                    return response
+            hold = Hold(self._gate, self._pools, await self._acquire(call))
+            response = await (self._send(call, hold) if call.hedge_seconds is None else self._hedged(call, hold))
+            if response is not None and call.reads_whole(response):
+                response = await self._whole(call, response)
+            if response is not None:
+                return response
+            if pause := call.pause_seconds(random.random()):  # noqa: S311 - spreads load, hides nothing
+                await asyncio.sleep(min(pause, max(0.0, call.deadline - self._gate.monotonic())))
 
     async def aclose(self) -> None:
         """Close all connections and leave the lifetime."""
@@ -84,42 +93,85 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
 
     async def _acquire(self, call: Call) -> Lease:
         try:
-            return await self._waiter.acquire(deadline=call.deadline, tried=call.tried)
+            return await self._waiter.acquire(deadline=call.deadline, tried=call.tried, ask=call.ask, since=call.since)
         except BalancerError as error:
-            raise as_httpx(error, call) from (call.last_error or error)
+            raise as_httpx(error, call) from cause_of(error, call)
 
-    async def _send(self, call: Call, hold: "_Hold[httpx.AsyncHTTPTransport]") -> httpx.Response | None:
-        """Return the answer; ``None`` if the replica's ingress refused and the request goes elsewhere."""
-        response = await hold.connect().handle_async_request(call.addressed_to(hold.endpoint))
-        assert isinstance(response.stream, httpx.AsyncByteStream)
+    async def _send(self, call: Call, hold: _AsyncHold) -> httpx.Response | None:
+        """Return the answer; ``None`` if the request is to be sent elsewhere."""
+        try:
+            request = call.addressed_to(hold.endpoint, self._gate.monotonic())
+            response = await hold.connect().handle_async_request(request)
+        except httpx.TransportError as error:
+            _broke(self._gate, call, hold, error)
+            return None
+        except BaseException:
+            hold.end(Outcome.FAILED)
+            raise
         outcome = call.answered(hold.endpoint, response)
-        body = _AsyncBody(response.stream, hold, outcome)
-        if call.goes_elsewhere(outcome, self._gate.may_resend, self._gate.monotonic()):
+        hold.noted(response, outcome)
+        body = AsyncBody(response, hold, outcome)
+        if call.goes_elsewhere(self._gate.may_resend, self._gate.monotonic()):
             await body.discard(is_small=is_small(response))
             return None
-        if outcome is Outcome.OK:
-            hold.answered()
+        response.stream = body
         response.extensions["muster"] = {"endpoint": hold.endpoint.id, "sends": call.sends}
-        if not call.reads_whole(response):
-            response.stream = body
-            return response
+        return response
+
+    async def _whole(self, call: Call, response: httpx.Response) -> httpx.Response | None:
+        """Read the body of an answer before it is handed over; ``None`` if it broke and the request goes elsewhere."""
+        body = response.stream
+        assert isinstance(body, AsyncBody)
         try:
             response.stream = httpx.ByteStream(b"".join([chunk async for chunk in body]))
-        except BaseException:
+        except httpx.TransportError as error:
             await body.abort()
+            _broke(self._gate, call, body.hold, error)
+            return None
+        except BaseException:
+            await body.aclose()
             raise
         await body.aclose()
         return response
+
+    async def _hedged(self, call: Call, hold: _AsyncHold) -> httpx.Response | None:
+        """Send, and elsewhere too if no answer comes for a while; return what ``_send`` does."""
+        assert call.hedge_seconds is not None
+        holds = [hold]
+
+        def rival() -> Coroutine[Any, Any, httpx.Response | None] | None:
+            lease = spare_lease(self._gate, call, hold.endpoint)
+            if lease is None:
+                return None
+            holds.append(Hold(self._gate, self._pools, lease))
+            return self._send(call, holds[-1])
+
+        answer = None
+        try:
+            answer = await first_of(self._send(call, hold), rival, call.hedge_seconds, httpx.Response.aclose)
+        finally:
+            kept = answer.stream.hold if answer is not None and isinstance(answer.stream, AsyncBody) else None
+            for each in holds:
+                if each is not kept:
+                    each.end(Outcome.FAILED)  # for one that was cancelled before it began
+        return answer
 
 
 class MusterTransport(httpx.BaseTransport):
     """Balances the requests of an ``httpx.Client``; safe for threads, as the client is."""
 
-    def __init__(self, gate: Gate, *, lifetime: AbstractContextManager[object] | None = None) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        lifetime: AbstractContextManager[object] | None = None,
+        features: FeaturesOf | None = None,
+    ) -> None:
         self._gate = gate
         self._waiter = ThreadWaiter(gate)
         self._starting = threading.Lock()
         self._pools = Pools(lambda context: httpx.HTTPTransport(verify=context, limits=LIMITS))
+        self._features = features
         self._lifetime = lifetime
         self._exit = contextlib.ExitStack()
 
@@ -130,23 +182,18 @@ class MusterTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send ``request`` to a replica, and to another one where that is safe and needed."""
         self._start()
-        call = Call(request, now=self._gate.count_call(), wait_seconds=self._gate.wait_seconds)
+        call = _call(self._gate, request, self._features, can_hedge=False)
         for outdated in self._pools.outdated(self._gate.endpoints):
             outdated.close()
         while True:
-            hold = _Hold(self._gate, self._pools, self._acquire(call))
-            try:
-                response = self._send(call, hold)
-            except httpx.TransportError as error:
-                hold.end(call.failed(hold.endpoint, error))
-                if not call.may_go_again(self._gate.may_resend, self._gate.monotonic()):
-                    raise
-            except BaseException:
-                hold.end(Outcome.FAILED)
-                raise
-            else:
-                if response is not None:
-                    return response
+            hold = Hold(self._gate, self._pools, self._acquire(call))
+            response = self._send(call, hold)
+            if response is not None and call.reads_whole(response):
+                response = self._whole(call, response)
+            if response is not None:
+                return response
+            if pause := call.pause_seconds(random.random()):  # noqa: S311 - spreads load, hides nothing
+                time.sleep(min(pause, max(0.0, call.deadline - self._gate.monotonic())))
 
     def close(self) -> None:
         """Close all connections and leave the lifetime."""
@@ -162,134 +209,61 @@ class MusterTransport(httpx.BaseTransport):
 
     def _acquire(self, call: Call) -> Lease:
         try:
-            return self._waiter.acquire(deadline=call.deadline, tried=call.tried)
+            return self._waiter.acquire(deadline=call.deadline, tried=call.tried, ask=call.ask, since=call.since)
         except BalancerError as error:
-            raise as_httpx(error, call) from (call.last_error or error)
+            raise as_httpx(error, call) from cause_of(error, call)
 
-    def _send(self, call: Call, hold: "_Hold[httpx.HTTPTransport]") -> httpx.Response | None:
-        """Return the answer; ``None`` if the replica's ingress refused and the request goes elsewhere."""
-        response = hold.connect().handle_request(call.addressed_to(hold.endpoint))
-        assert isinstance(response.stream, httpx.SyncByteStream)
+    def _send(self, call: Call, hold: _SyncHold) -> httpx.Response | None:
+        """Return the answer; ``None`` if the request is to be sent elsewhere."""
+        try:
+            request = call.addressed_to(hold.endpoint, self._gate.monotonic())
+            response = hold.connect().handle_request(request)
+        except httpx.TransportError as error:
+            _broke(self._gate, call, hold, error)
+            return None
+        except BaseException:
+            hold.end(Outcome.FAILED)
+            raise
         outcome = call.answered(hold.endpoint, response)
-        body = _SyncBody(response.stream, hold, outcome)
-        if call.goes_elsewhere(outcome, self._gate.may_resend, self._gate.monotonic()):
+        hold.noted(response, outcome)
+        body = SyncBody(response, hold, outcome)
+        if call.goes_elsewhere(self._gate.may_resend, self._gate.monotonic()):
             body.discard(is_small=is_small(response))
             return None
-        if outcome is Outcome.OK:
-            hold.answered()
+        response.stream = body
         response.extensions["muster"] = {"endpoint": hold.endpoint.id, "sends": call.sends}
-        if not call.reads_whole(response):
-            response.stream = body
-            return response
+        return response
+
+    def _whole(self, call: Call, response: httpx.Response) -> httpx.Response | None:
+        """Read the body of an answer before it is handed over; ``None`` if it broke and the request goes elsewhere."""
+        body = response.stream
+        assert isinstance(body, SyncBody)
         try:
             response.stream = httpx.ByteStream(b"".join(body))
-        except BaseException:
+        except httpx.TransportError as error:
             body.abort()
+            _broke(self._gate, call, body.hold, error)
+            return None
+        except BaseException:
+            body.close()
             raise
         body.close()
         return response
 
 
-class _Hold(Generic[T]):
-    """A lease and the use of its endpoint's pool: both end together, once."""
-
-    def __init__(self, gate: Gate, pools: Pools[T], lease: Lease) -> None:
-        self._gate = gate
-        self._pools = pools
-        self._lease = lease
-        try:
-            require_http(lease.endpoint)
-            endpoints = gate.endpoints
-            self._pool = pools.take(lease.endpoint.url, endpoints.ca_pem if endpoints else None)
-        except BaseException:
-            gate.release(lease, Outcome.FAILED)
-            raise
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return self._lease.endpoint
-
-    def connect(self) -> T:
-        return self._pool.transport
-
-    def answered(self) -> None:
-        self._gate.answered(self._lease)
-
-    def end(self, outcome: Outcome) -> None:
-        if self._gate.release(self._lease, outcome):
-            self._pools.give(self._pool)
+def _call(gate: Gate, request: httpx.Request, features: FeaturesOf | None, *, can_hedge: bool = True) -> Call:
+    """Return the call that ``request`` is, or raise what is wrong with it before anything is sent."""
+    try:
+        call = Call(request, now=gate.count_call(), wait_seconds=gate.wait_seconds, features=features)
+        if call.hedge_seconds is not None and not can_hedge:
+            raise InvalidAsk("hedge", "only the async transport can send a request to two replicas at once")
+    except (InvalidAsk, BalancerError) as error:
+        raise as_httpx(error) from cause_of(error)
+    return call
 
 
-class _AsyncBody(httpx.AsyncByteStream):
-    """An answer's body; the lease lasts as long as it does, and ends with what the answer said."""
-
-    def __init__(self, stream: httpx.AsyncByteStream, hold: _Hold[httpx.AsyncHTTPTransport], outcome: Outcome) -> None:
-        self._stream = stream
-        self._hold = hold
-        self._outcome = outcome
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._stream:
-                yield chunk
-        except httpx.TransportError:
-            self._hold.end(Outcome.FAILED)
-            raise
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            self._hold.end(self._outcome)
-
-    async def discard(self, *, is_small: bool) -> None:
-        """End it; a small one is read first, so that its connection can be used again."""
-        try:
-            if is_small:
-                async for _ in self._stream:
-                    pass
-        except httpx.TransportError:
-            pass  # what it said was in the headers
-        finally:
-            await self.aclose()
-
-    async def abort(self) -> None:
-        """Close the connection, and leave the lease to whoever learns why."""
-        await self._stream.aclose()
-
-
-class _SyncBody(httpx.SyncByteStream):
-    """An answer's body; the lease lasts as long as it does, and ends with what the answer said."""
-
-    def __init__(self, stream: httpx.SyncByteStream, hold: _Hold[httpx.HTTPTransport], outcome: Outcome) -> None:
-        self._stream = stream
-        self._hold = hold
-        self._outcome = outcome
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._stream
-        except httpx.TransportError:
-            self._hold.end(Outcome.FAILED)
-            raise
-
-    def close(self) -> None:
-        try:
-            self._stream.close()
-        finally:
-            self._hold.end(self._outcome)
-
-    def discard(self, *, is_small: bool) -> None:
-        """End it; a small one is read first, so that its connection can be used again."""
-        try:
-            if is_small:
-                for _ in self._stream:
-                    pass
-        except httpx.TransportError:
-            pass  # what it said was in the headers
-        finally:
-            self.close()
-
-    def abort(self) -> None:
-        """Close the connection, and leave the lease to whoever learns why."""
-        self._stream.close()
+def _broke(gate: Gate, call: Call, hold: Hold[Any], error: httpx.TransportError) -> None:
+    """End a send that broke, and raise ``error`` unless the request goes elsewhere."""
+    hold.end(call.failed(hold.endpoint, error))
+    if not call.may_go_again(gate.may_resend, gate.monotonic()):
+        raise_named(error, hold.endpoint)

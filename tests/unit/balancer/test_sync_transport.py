@@ -71,6 +71,8 @@ def test_the_rules_of_sending_again_are_the_same() -> None:
                 for _ in range(10):
                     assert client.get("/").text == "good"
                     assert client.post("/", content=b"x", extensions=IDEMPOTENT).text == "good"
+
+            def surfaces(gate: Gate, client: httpx.Client) -> None:
                 broken = 0
                 for _ in range(20):
                     try:
@@ -80,6 +82,7 @@ def test_the_rules_of_sending_again_are_the_same() -> None:
                 assert broken > 0
 
             await balance(*servers.values(), dead(), use=use)
+            await balance(*servers.values(), dead(), use=surfaces)
 
     asyncio.run(scenario())
 

@@ -1,0 +1,86 @@
+"""Two sends of one request, and the first answer: for idempotent calls whose caller cannot wait for a slow replica.
+
+The second is sent only when the first has not answered for a while, only to a replica that is free at once, and only
+with a token of the retry budget: hedging must not become the load that makes replicas slow (Dean and Barroso, "The
+Tail at Scale", 2013: hedged requests, which they send after the 95th percentile for about 5 % more load).
+
+Structured: when ``first_of`` returns or raises, whatever lost is cancelled and over, and what it had is given back.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from muster.balancer.call import Call
+from muster.balancer.lease import Lease
+from muster.balancer.waiting import Gate
+from muster.errors import BalancerError
+from muster.model.endpoint import Endpoint
+
+T = TypeVar("T")
+
+
+async def first_of(
+    first: Coroutine[Any, Any, T | None],
+    second: Callable[[], Coroutine[Any, Any, T | None] | None],
+    seconds: float,
+    dispose: Callable[[T], Awaitable[None]],
+) -> T | None:
+    """Return what comes first; after ``seconds`` of nothing, ``second`` is asked for a rival, and may have none.
+
+    ``None``, and an error, stand only if the other one ends in such a way too; of two errors the last is raised.
+    ``dispose`` ends an answer that came too late.
+    """
+    running: set[asyncio.Future[T | None]] = {asyncio.ensure_future(first)}
+    winner: asyncio.Future[T | None] | None = None
+    try:
+        done, _ = await asyncio.wait(running, timeout=seconds)
+        rival = None if done else second()
+        if rival is not None:
+            running.add(asyncio.ensure_future(rival))
+        while running and not _has_answer(winner):
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            winner = next(filter(_has_answer, done), next(iter(done)))
+            running |= done - {winner}  # both may be done at once
+    finally:
+        await _end(running - {winner}, dispose)
+    assert winner is not None
+    return winner.result()
+
+
+def spare_lease(gate: Gate, call: Call, busy: Endpoint) -> Lease | None:
+    """Return a lease of another replica than ``busy``, if there is one at once and the retry budget has a token."""
+    try:
+        ticket = gate.ask(call.deadline, call.tried | {busy.id}, _nobody_waits, call.ask, call.since)
+    except BalancerError:
+        return None
+    lease = ticket.lease
+    if lease is None or lease.endpoint.id == busy.id or not gate.may_resend():
+        gate.give_up(ticket)  # and with it the lease
+        return None
+    return lease
+
+
+def _nobody_waits() -> None:
+    pass
+
+
+def _has_answer(future: "asyncio.Future[T | None] | None") -> bool:
+    return future is not None and not future.cancelled() and future.exception() is None and future.result() is not None
+
+
+async def _end(losers: "set[asyncio.Future[T | None]]", dispose: Callable[[T], Awaitable[None]]) -> None:
+    for each in losers:
+        each.cancel()
+    cancelled = None
+    while pending := {each for each in losers if not each.done()}:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error  # of ours; what they hold is given back first
+    for each in filter(_has_answer, losers):
+        answer = each.result()
+        assert answer is not None
+        await dispose(answer)
+    if cancelled is not None:
+        raise cancelled
