@@ -27,6 +27,7 @@ from muster.cli import (
     files,
     host,
     images,
+    lb,
     machines,
     pool,
     registry,
@@ -100,6 +101,7 @@ app.add_typer(rollout.rollout)
 app.add_typer(machines.machines)
 app.add_typer(ca.ca)
 app.add_typer(registry.registry)
+app.add_typer(lb.lb)
 
 
 def main() -> None:

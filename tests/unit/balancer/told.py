@@ -30,7 +30,7 @@ SLOW = FAST._replace(
     slowness=1.62,
     budgets={},
     aside_seconds=0.25,
-    why="no connection",
+    why="refused",
 )
 COST = CostStatistics(
     observations=150,
