@@ -1,0 +1,62 @@
+"""Clients with the SDK: one process is one client, which knows nothing of the others. See ``client.py`` for its input.
+
+It asks as a user's program would: an ``httpx.AsyncClient`` over the service's transport, with the options of each
+request in ``extensions["muster"]``. All settings are the defaults.
+
+    python -m benchmarks.balance.sdk_load
+"""
+
+import asyncio
+from typing import Any
+
+import httpx
+
+import muster
+from benchmarks.balance.client import Ask, Plan, play, read_plan
+from benchmarks.balance.figures import Verdict
+from benchmarks.balance.fleet import VRAM
+from benchmarks.balance.trace import FEATURE
+from muster.errors import BalancerError
+
+SERVICE = "bench"
+
+
+def options(plan: Plan, ask: Ask) -> dict[str, Any]:
+    """Return what a request says to the balancer; never how much work it is."""
+    told: dict[str, Any] = {"timeout": plan.patience}
+    if ask.feature is not None:
+        told["features"] = {FEATURE: ask.feature}
+    if ask.memory_mb is not None:
+        told["demands"] = {VRAM: ask.memory_mb}
+    if plan.deadline is not None:
+        told["deadline"] = plan.deadline
+    return told
+
+
+async def main() -> None:
+    """Play the plan."""
+    plan = read_plan()
+    async with muster.connect(plan.target) as connection:
+        service = connection.service(SERVICE)
+        async with httpx.AsyncClient(
+            transport=service.async_transport(), base_url=f"http://{SERVICE}", timeout=plan.patience
+        ) as client:
+            await service.wait_ready()
+
+            async def send(ask: Ask) -> tuple[Verdict, str]:
+                try:
+                    response = await client.get(ask.path, extensions={"muster": options(plan, ask)})
+                except BalancerError as error:
+                    return Verdict.REFUSED, repr(error)
+                except httpx.HTTPError as error:
+                    return Verdict.FAILED, repr(error)
+                if response.is_success:
+                    return Verdict.ANSWERED, ""
+                is_refusal = response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+                return (Verdict.REFUSED if is_refusal else Verdict.FAILED), str(response.status_code)
+
+            await play(plan, send)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

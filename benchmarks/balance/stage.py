@@ -1,0 +1,132 @@
+"""One run: start replicas, balancer and clients, let the trace through, end everything, sum it up."""
+
+import contextlib
+import functools
+import itertools
+import json
+import random
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.balance import oracle, peers
+from benchmarks.balance.churn import Published, Replicas, disturb, outages
+from benchmarks.balance.client import Ask, Plan
+from benchmarks.balance.figures import Answer, Figures, Verdict, figures
+from benchmarks.balance.process import Helper, helper
+from benchmarks.balance.replica import WORK_PATH
+from benchmarks.balance.shapes import MUSTER_ADAPTIVE, MUSTER_COST, OURS, Shape
+from benchmarks.balance.trace import Job
+from benchmarks.ingress.stand import free_ports
+from benchmarks.table import percentile
+
+_LEAD_SECONDS = 0.3
+"""From telling the clients the start to the start: they are other processes, and must have heard it."""
+_PORTS = 400
+"""Given in turn, so that one that was just used rests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A balancer's run of a trace. ``reasons`` counts what those were told who were not answered."""
+
+    shape: str
+    seed: int
+    balancer: str
+    figures: Figures
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def run(shape: Shape, seed: int, balancer: str, seconds: float) -> Run:
+    """Let the trace of a seed through a balancer, or through an oracle."""
+    jobs = shape.trace(seed, seconds)
+    plan = outages(shape.fleet, shape.kill_every_seconds, seconds, random.Random(seed))
+    if balancer in oracle.ORDERS:
+        served = oracle.serve(jobs, shape.fleet, oracle.ORDERS[balancer], patience=shape.patience_seconds, outages=plan)
+        answers = [
+            Answer(shape.patience_seconds, Verdict.GAVE_UP) if each is None else Answer(each, Verdict.ANSWERED)
+            for each in served.latency
+        ]
+        return Run(shape.name, seed, balancer, figures(jobs, answers, shape.fleet, served.busy, seconds=seconds))
+    is_ours = balancer in OURS
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="muster-balance-")))
+        replicas = Replicas(
+            shape.fleet,
+            stack,
+            folder,
+            is_enforcing=is_ours and shape.client_num > 1,
+            are_apart=bool(plan),
+        )
+        published: Published | None = None
+        if is_ours:
+            published = Published(
+                f"file://{folder}/registry", shape.fleet, is_limit_declared=balancer != MUSTER_ADAPTIVE
+            )
+            published.publish(replicas)
+            target = published.url
+        else:
+            port = free_port()
+            stack.enter_context(
+                peers.proxy(balancer, folder, port, shape.fleet, replicas.ports, deadline=shape.deadline_seconds)
+            )
+            target = str(port)
+        clients = [
+            stack.enter_context(helper("sdk_load" if is_ours else "load", folder)) for _ in range(shape.client_num)
+        ]
+        for number, client in enumerate(clients):
+            client.tell(_plan(shape, balancer, jobs, number, target).to_json())
+        for client in clients:
+            client.hear()
+        start = time.monotonic() + _LEAD_SECONDS
+        with ThreadPoolExecutor(len(clients) + 1) as pool:
+            disturbing = pool.submit(disturb, plan, start, replicas, published)
+            patience = seconds + shape.patience_seconds + 30
+            told = list(pool.map(lambda client: _finish(client, start, patience), clients))
+            disturbing.result()
+        busy = replicas.busy(start)
+    sent = sorted((each for some in told for each in some), key=lambda each: each[0])
+    answers = [Answer(each[1], Verdict(each[2])) for each in sent]
+    late = percentile([each[3] for each in sent], 99)
+    reasons = Counter(each[4] for each in sent if each[4])
+    found = figures(jobs, answers, shape.fleet, busy, seconds=seconds, late_send=late)
+    return Run(shape.name, seed, balancer, found, dict(reasons.most_common(8)))
+
+
+def _plan(shape: Shape, balancer: str, jobs: tuple[Job, ...], client: int, target: str) -> Plan:
+    asks = [
+        Ask(
+            index,
+            job.at,
+            f"{WORK_PATH}?seconds={job.work:.6f}&memory_mb={job.memory_mb}",
+            job.feature if balancer == MUSTER_COST else None,
+            job.memory_mb if balancer in OURS and shape.has_memory else None,
+        )
+        for index, job in enumerate(jobs)
+        if job.client == client
+    ]
+    return Plan(asks, target, shape.patience_seconds, shape.deadline_seconds)
+
+
+def _finish(client: Helper, start: float, seconds: float) -> list[tuple[int, float, str, float, str]]:
+    told: list[tuple[int, float, str, float, str]] = json.loads(client.finish(repr(start), seconds))["sent"]
+    return told
+
+
+_turn = threading.Lock()
+
+
+def free_port() -> int:
+    """Return a port for a proxy to listen on; runs that go side by side get different ones."""
+    with _turn:
+        return next(_ports())
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    return itertools.cycle(free_ports(_PORTS))

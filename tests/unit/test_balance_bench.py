@@ -1,0 +1,315 @@
+"""The pure parts of `make bench-lb`: what is asked, what an oracle does with it, and what the figures say of it."""
+
+import argparse
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.balance import peers, shapes, targets
+from benchmarks.balance.__main__ import _names
+from benchmarks.balance.churn import outages
+from benchmarks.balance.client import Ask, Plan
+from benchmarks.balance.compare import best_peer, goodput, p99, samples
+from benchmarks.balance.figures import Answer, Figures, Verdict, figures, interval, ratio, student, utilisation
+from benchmarks.balance.fleet import EQUAL, UNLIKE, VARIED, Fleet, capacity, fleet
+from benchmarks.balance.hop import Hop
+from benchmarks.balance.oracle import ORACLE_FEATURE, ORACLE_FIFO, ORACLE_WORK, ORDERS, Outage, serve
+from benchmarks.balance.sdk_load import options
+from benchmarks.balance.shapes import HAPROXY_LEAST, MUSTER, MUSTER_COST, NGINX_LEAST, SHAPES, Shape
+from benchmarks.balance.stage import Run
+from benchmarks.balance.trace import FEATURE_CORRELATION, Job, Work, make_trace
+
+ONE = fleet((1, 1, 1))
+
+
+def trace(seed: int = 1, **wanted: Any) -> tuple[Job, ...]:
+    return make_trace(random.Random(seed), **({"seconds": 60.0, "load": 0.9, "capacity": 10.0} | wanted))
+
+
+def done(
+    *jobs: Job,
+    units: Fleet = ONE,
+    order: str = ORACLE_FIFO,
+    patience: float = 60.0,
+    outages: Sequence[Outage] = (),
+) -> list[float | None]:
+    found = serve(jobs, units, ORDERS[order], patience=patience, outages=outages).latency
+    return [None if each is None else round(each, 6) for each in found]
+
+
+def figures_of(**parts: float) -> Figures:
+    plain = dict.fromkeys(("p50", "p95", "p99", "goodput", "failed", "refused", "gave_up"), 0.0)
+    return Figures(**(plain | parts), utilisation={})
+
+
+class TestTrace:
+    def test_one_seed_makes_one_trace_and_another_seed_another(self) -> None:
+        assert trace(1) == trace(1)
+        assert trace(1) != trace(2)
+
+    def test_the_trace_of_a_shape_is_the_same_for_whoever_asks(self) -> None:
+        assert SHAPES["unlike-0.9"].trace(3, 5.0) == SHAPES["unlike-0.9"].trace(3, 5.0)
+
+    @pytest.mark.parametrize("work", Work)
+    @pytest.mark.parametrize("is_bursty", [False, True])
+    def test_its_load_is_exactly_the_one_asked_for(self, work: Work, is_bursty: bool) -> None:
+        jobs = trace(work=work, is_bursty=is_bursty)
+        assert sum(job.work for job in jobs) == pytest.approx(0.9 * 10.0 * 60.0)
+        assert statistics.fmean(job.work for job in jobs) == pytest.approx(0.1, rel=0.01)
+
+    def test_arrivals_are_in_order_and_within_the_trace(self) -> None:
+        for is_bursty in (False, True):
+            moments = [job.at for job in trace(is_bursty=is_bursty)]
+            assert moments == sorted(moments)
+            assert moments[0] >= 0
+            assert moments[-1] <= 60.0
+
+    def test_bursts_vary_more_than_chance(self) -> None:
+        def spread(is_bursty: bool) -> float:
+            counts = [0] * 60
+            for job in trace(is_bursty=is_bursty):
+                counts[min(59, int(job.at))] += 1
+            return statistics.variance(counts) / statistics.fmean(counts)
+
+        assert spread(is_bursty=False) < 2 < spread(is_bursty=True)
+
+    @pytest.mark.parametrize("work", Work)
+    def test_the_feature_is_as_noisy_as_it_says(self, work: Work) -> None:
+        jobs = trace(work=work, capacity=50.0)
+        found = statistics.correlation([math.log(job.work) for job in jobs], [math.log(job.feature) for job in jobs])
+        assert found == pytest.approx(FEATURE_CORRELATION, abs=0.03)
+
+    def test_the_feature_is_not_in_seconds(self) -> None:
+        assert statistics.median(job.feature for job in trace()) > 1_000
+
+    def test_memory_is_asked_for_only_where_it_counts(self) -> None:
+        assert {job.memory_mb for job in trace()} == {0}
+        assert min(job.memory_mb for job in trace(has_memory=True)) > 0
+
+    def test_of_two_large_requests_only_one_fits_and_each_fits_alone(self) -> None:
+        budget = SHAPES["memory"].fleet[0].memory_mb
+        amounts = sorted(job.memory_mb for job in trace(has_memory=True))
+        large = [each for each in amounts if each > budget / 2]
+        assert 0.2 < len(large) / len(amounts) < 0.3
+        assert large[0] * 2 > budget
+        assert large[-1] + max(each for each in amounts if each <= budget / 2) <= budget
+
+    def test_every_client_has_a_share(self) -> None:
+        assert {job.client for job in trace(client_num=4)} == {0, 1, 2, 3}
+
+    def test_a_distribution_has_the_tail_that_it_is_named_for(self) -> None:
+        for work, least, most in ((Work.LOG_NORMAL, 5, 12), (Work.PARETO, 8, 40), (Work.BIMODAL, 4.5, 6.5)):
+            sizes = sorted(job.work for job in trace(work=work))
+            assert least < sizes[int(len(sizes) * 0.99)] / 0.1 < most, work
+
+
+class TestFleet:
+    def test_capacity_counts_slots_by_their_speed(self) -> None:
+        assert capacity(EQUAL) == 12
+        assert capacity(UNLIKE) == 4 * 2 + 2 * 2 / 2
+        assert capacity(VARIED) == 2 * 4 + 2 + 2 * 2 / 2 + 1 / 2 + 2 / 4
+
+    def test_replicas_of_one_speed_are_of_one_gpu(self) -> None:
+        assert [each.gpu for each in UNLIKE] == ["gpu-1x"] * 4 + ["gpu-2x"] * 2
+        assert len({each.name for each in VARIED}) == len(VARIED)
+
+
+class TestOracle:
+    def test_one_slot_serves_one_after_another(self) -> None:
+        assert done(Job(0, 1, 1), Job(0.5, 1, 1), Job(3, 1, 1)) == [1, 1.5, 1]
+
+    def test_a_shorter_one_overtakes_by_work_or_by_feature_but_not_by_arrival(self) -> None:
+        jobs = (Job(0, 1, 1), Job(0.1, 2, 1), Job(0.2, 1, 9))
+        assert done(*jobs) == [1, 2.9, 3.8]
+        assert done(*jobs, order=ORACLE_WORK) == [1, 3.9, 1.8]
+        assert done(*jobs, order=ORACLE_FEATURE) == [1, 2.9, 3.8]
+
+    def test_the_fastest_free_slot_is_taken_first(self) -> None:
+        units = fleet((1, 2, 1), (1, 1, 1))
+        assert done(Job(0, 1, 1), Job(0.5, 1, 1), units=units) == [1, 2]
+
+    def test_what_does_not_fit_into_memory_waits_while_what_fits_goes(self) -> None:
+        units = fleet((1, 1, 2), memory_mb=10)
+        jobs = (Job(0, 1, 1, memory_mb=8), Job(0.1, 1, 1, memory_mb=8), Job(0.2, 1, 1, memory_mb=2))
+        assert done(*jobs, units=units) == [1, 1.9, 1]
+
+    def test_whoever_gave_up_leaves_the_queue_and_hears_nothing_late(self) -> None:
+        jobs = (Job(0, 1, 1), Job(0, 1, 1), Job(0, 0.5, 1), Job(1.5, 0.5, 1))
+        assert done(*jobs, patience=1.5) == [1, None, None, 1]
+
+    def test_a_killed_replica_loses_its_requests_which_begin_again_elsewhere_first(self) -> None:
+        outage = Outage(0, 0.5, 2.0)
+        assert done(Job(0, 1, 1), outages=(outage,)) == [3]
+        assert done(Job(0, 1, 1), units=fleet((1, 1, 1), (1, 2, 1)), outages=(outage,)) == [2.5]
+
+    def test_no_slot_serves_two_at_once_and_all_work_is_done(self) -> None:
+        jobs = trace(capacity=capacity(UNLIKE), seconds=10.0)
+        for order in ORDERS.values():
+            served = serve(jobs, UNLIKE, order, patience=60.0)
+            assert None not in served.latency
+            work = sum(
+                (end - begin) / unit.slowness
+                for unit, busy in zip(UNLIKE, served.busy, strict=True)
+                for begin, end in busy
+            )
+            assert work == pytest.approx(sum(job.work for job in jobs))
+            for unit, busy in zip(UNLIKE, served.busy, strict=True):
+                changes = sorted([(begin, 1) for begin, _ in busy] + [(end, -1) for _, end in busy])
+                running = 0
+                for _, change in changes:
+                    running += change
+                    assert 0 <= running <= unit.slots
+
+
+class TestOutages:
+    def test_without_churn_nobody_is_killed(self) -> None:
+        assert outages(UNLIKE, None, 60.0, random.Random(1)) == []
+
+    def test_each_is_killed_once_before_any_is_killed_twice(self) -> None:
+        found = outages(UNLIKE, 4.0, 24.0, random.Random(1))
+        assert sorted(each.unit for each in found) == [0, 1, 2, 3, 4, 5]
+        assert [each.begin for each in found] == [2, 6, 10, 14, 18, 22]
+
+
+class TestFigures:
+    def test_shares_are_of_all_requests_and_percentiles_of_answered_ones(self) -> None:
+        jobs = [Job(0, 0.01, 1), Job(0, 0.2, 1), Job(0, 0.01, 1), Job(0, 0.01, 1)]
+        answers = [
+            Answer(0.3, Verdict.ANSWERED),  # good: 300 ms
+            Answer(1.0, Verdict.ANSWERED),  # good: five times its work
+            Answer(0.31, Verdict.ANSWERED),
+            Answer(0.0, Verdict.FAILED),
+        ]
+        found = figures(jobs, answers, ONE, [[]], seconds=1.0)
+        assert (found.goodput, found.failed, found.refused, found.gave_up) == (0.5, 0.25, 0, 0)
+        assert (found.p50, found.p99) == (0.31, 1.0)
+
+    def test_a_run_in_which_nobody_was_answered_has_no_short_times(self) -> None:
+        found = figures([Job(0, 1, 1)], [Answer(2.0, Verdict.GAVE_UP)], ONE, [[]], seconds=1.0)
+        assert found.p99 == math.inf
+        assert found.gave_up == 1
+
+    def test_utilisation_counts_only_what_is_within_the_trace(self) -> None:
+        units = fleet((1, 1, 2), (1, 2, 1))
+        busy = [[(-1.0, 5.0), (8.0, 20.0)], [(0.0, 10.0)]]
+        assert utilisation(units, busy, 10.0) == {"gpu-1x": (5 + 2) / 20, "gpu-2x": 1.0}
+
+    def test_the_interval_is_students(self) -> None:
+        found = interval([1.0, 2.0, 3.0])
+        assert found.mean == 2
+        assert found.high - found.mean == pytest.approx(4.303 / math.sqrt(3))
+        assert math.isnan(interval([1.0]).low)
+
+    def test_a_freedom_between_two_of_the_table_takes_the_wider(self) -> None:
+        assert student(9) == 2.262
+        assert student(14) == student(12)
+
+    def test_a_ratio_is_of_pairs_so_what_traces_differ_by_cancels_out(self) -> None:
+        found = ratio([2.0, 20.0, 200.0], [1.0, 10.0, 100.0])
+        assert (found.mean, found.low, found.high) == pytest.approx((2, 2, 2))
+
+    def test_a_share_of_nothing_still_has_a_ratio(self) -> None:
+        assert ratio([0.5], [0.0]).mean == pytest.approx(5_000)
+
+
+class TestConfigs:
+    def test_haproxy_has_a_central_queue_only_with_maxconn(self) -> None:
+        plain = peers.haproxy_config(1, VARIED, range(100, 108), has_queue=False)
+        queue = peers.haproxy_config(1, VARIED, range(100, 108), has_queue=True, deadline=2.0)
+        assert "server r0 127.0.0.1:100 weight 4\n" in plain
+        assert "server r0 127.0.0.1:100 weight 4 maxconn 4\n" in queue
+        assert "timeout queue 600s" in plain
+        assert "timeout queue 2s" in queue
+        assert "option redispatch" in queue
+
+    def test_nginx_has_every_replica_with_its_slots_as_weight(self) -> None:
+        least = peers.nginx_config(Path("/x"), 1, VARIED, range(100, 108), is_least=True)
+        assert least.count("server 127.0.0.1:1") == len(VARIED)
+        assert "server 127.0.0.1:107 weight=1 " in least
+        assert "least_conn;" in least
+        assert "least_conn" not in peers.nginx_config(Path("/x"), 1, VARIED, range(100, 108), is_least=False)
+
+
+class TestPlan:
+    def test_it_survives_the_pipe(self) -> None:
+        plan = Plan([Ask(0, 0.5, "/work?seconds=0.1", 3.0, None), Ask(7, 0.6, "/", None, 12)], "8080", 2.0, None)
+        assert Plan.from_json(plan.to_json()) == plan
+
+    def test_the_balancer_is_told_what_the_caller_knows_and_never_the_work(self) -> None:
+        plan = Plan([], "file:///x", 2.0, 2.0)
+        assert options(plan, Ask(0, 0.0, "/")) == {"timeout": 2.0, "deadline": 2.0}
+        assert options(plan, Ask(0, 0.0, "/", 5.0, 100)) == {
+            "timeout": 2.0,
+            "deadline": 2.0,
+            "features": {"pixels": 5.0},
+            "demands": {"vram_mb": 100},
+        }
+
+
+class TestShapes:
+    def test_a_deadline_is_also_when_clients_give_up(self) -> None:
+        assert SHAPES["overload"].patience_seconds == shapes.OVERLOAD_DEADLINE_SECONDS
+        assert SHAPES["equal"].patience_seconds == shapes.PATIENCE_SECONDS
+
+    def test_every_balancer_of_a_shape_can_be_named_in_a_shell(self) -> None:
+        named = set(shapes.SHORT_NAMES.values())
+        assert all(set(shape.balancers) <= named for shape in SHAPES.values())
+
+    def test_a_name_that_is_not_known_is_refused_with_those_that_are(self) -> None:
+        names = _names(["equal", "churn"])
+        assert names("churn,equal") == ["churn", "equal"]
+        with pytest.raises(argparse.ArgumentTypeError, match="no x; there are equal, churn"):
+            names("x,equal")
+
+
+class TestTargets:
+    def runs(self, shape: str, **by_balancer: list[Figures]) -> list[Run]:
+        return [Run(shape, seed, name, each) for name, some in by_balancer.items() for seed, each in enumerate(some)]
+
+    def test_the_best_peer_is_chosen_by_the_measure_and_never_ours(self) -> None:
+        runs = self.runs(
+            "equal",
+            **{
+                NGINX_LEAST: [figures_of(p99=1.0, goodput=0.5)],
+                HAPROXY_LEAST: [figures_of(p99=2.0, goodput=0.9)],
+                MUSTER: [figures_of(p99=0.1, goodput=1.0)],
+            },
+        )
+        assert best_peer(runs, p99) == NGINX_LEAST
+        assert best_peer(runs, goodput) == HAPROXY_LEAST
+        assert best_peer([run for run in runs if run.balancer == MUSTER], p99) is None
+
+    def test_samples_are_in_the_order_of_seeds(self) -> None:
+        runs = self.runs("equal", **{MUSTER: [figures_of(p99=1.0), figures_of(p99=2.0)]})
+        assert samples(runs[::-1], MUSTER, p99) == [1.0, 2.0]
+
+    def test_one_lost_request_in_one_trace_is_not_none(self) -> None:
+        whole, broken = figures_of(goodput=1.0), figures_of(goodput=1.0, refused=0.001)
+        verdicts = {row[0]: row[-1] for row in targets.rows(self.runs("churn", **{MUSTER: [whole, broken, whole]}), [])}
+        assert verdicts == {"churn, Muster: not answered, worst trace": "NOT reached"}
+
+    def test_reached_is_what_the_interval_includes(self) -> None:
+        near = self.runs("overload", **{MUSTER_COST: [figures_of(goodput=share) for share in (0.82, 0.84, 0.86)]})
+        far = self.runs("overload", **{MUSTER_COST: [figures_of(goodput=share) for share in (0.80, 0.80, 0.81)]})
+        assert [row[-1] for row in targets.rows(near, [])] == ["reached"]
+        assert [row[-1] for row in targets.rows(far, [])] == ["NOT reached"]
+
+    def test_of_one_trace_nobody_knows_an_interval(self) -> None:
+        runs = self.runs("overload", **{MUSTER_COST: [figures_of(goodput=0.9)]})
+        assert [row[-1] for row in targets.rows(runs, [])] == ["one trace only"]
+
+    def test_the_price_of_the_sdk_is_judged(self) -> None:
+        def verdict(added: float) -> str:
+            return next(targets.rows([], [Hop(MUSTER, 1e-3, added, 100.0, 0.0)]))[-1]
+
+        assert (verdict(100e-6), verdict(200e-6)) == ("reached", "NOT reached")
+
+
+def test_the_table_of_a_shape_whose_fleet_has_memory_says_so() -> None:
+    assert Shape("x", "x", SHAPES["memory"].fleet).has_memory
+    assert not Shape("x", "x").has_memory
