@@ -55,7 +55,8 @@ def show_services(url: str, service: str | None, output: Format, *, every_second
     """
     address = _address(url)
     trusts_env = urlsplit(address).hostname not in _LOOPBACK  # a proxy of the environment cannot reach our own loopback
-    with httpx.Client(timeout=PATIENCE_SECONDS, trust_env=trusts_env) as client:
+    is_tls = urlsplit(address).scheme == "https"  # loading the world's authorities takes longer than the rest
+    with httpx.Client(timeout=PATIENCE_SECONDS, trust_env=trusts_env, verify=is_tls) as client:
         _print(_look(client, address, service), output, is_live=every_seconds is not None)
         said = ""
         while every_seconds is not None:
@@ -229,6 +230,8 @@ def _state(row: ReplicaStatistics) -> str:
     if row.aside_seconds > 0:
         span = f" for {_seconds(row.aside_seconds)}" if math.isfinite(row.aside_seconds) else ""
         return f"aside{span}{': ' if row.why else ''}{row.why}"
+    if row.why:
+        return f"on trial: {row.why}"
     return "full" if row.in_flight >= row.limit else "ready"
 
 

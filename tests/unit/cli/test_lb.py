@@ -123,6 +123,7 @@ def test_an_unknown_service_is_told_the_known_ones() -> None:
         (FAST._replace(is_leaving=True, aside_seconds=1.0), "leaving"),
         (FAST._replace(aside_seconds=2.5), "aside for 2.5 s"),
         (FAST._replace(aside_seconds=math.inf, why="it is closed"), "aside: it is closed"),
+        (FAST._replace(why="it failed"), "on trial: it failed"),
     ],
 )
 def test_a_state_is_one_word_and_why(replica: object, state: str) -> None:
