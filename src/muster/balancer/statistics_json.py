@@ -6,6 +6,7 @@ in it has lost its password. A newer process may tell more: what is not known is
 field loses its meaning.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from muster.model.url import shown
 SCHEMA = 1
 
 T = TypeVar("T")
+
+_hints = functools.cache(get_type_hints)
 
 
 class Snapshot(NamedTuple):
@@ -86,7 +89,7 @@ def _replica(value: Mapping[str, Any]) -> ReplicaStatistics:
 def _read(kind: Callable[..., T], value: Mapping[str, Any], **read: Any) -> T:
     """Make one of the fields that it has; those that hold other such values are given, read."""
     fields: dict[str, Any] = {}
-    for name, expected in get_type_hints(kind).items():
+    for name, expected in _hints(kind).items():
         found = read[name] if name in read else value[name]
         if expected is float:
             found = _number(found)

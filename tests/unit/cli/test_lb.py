@@ -222,7 +222,7 @@ class Other(http.server.BaseHTTPRequestHandler):
 def test_what_is_something_else_is_told_so(answer: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Other, "answer", answer)
     with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             url = f"http://127.0.0.1:{server.server_port}"
