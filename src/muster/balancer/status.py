@@ -102,10 +102,16 @@ def serve(written: str, source: Source, *, field: str = "status") -> Status | No
     return _join(read_address(written, field), source, field)
 
 
-def serve_by_environment(written: str, source: Source) -> Status | None:
-    """Tell of ``source`` where ``MUSTER_STATUS`` says; what is wrong with it is only warned of."""
+def serve_if_asked(written: str | None, source: Source) -> Status | None:
+    """Tell of ``source`` where ``written`` says or, if that is ``None``, ``MUSTER_STATUS``; an empty text is nowhere.
+
+    What is wrong with the variable is only warned of: whoever set it may not be who wrote the program.
+    """
+    if written is not None:
+        return serve(written, source) if written else None
+    by_environment = os.environ.get(VARIABLE, "")
     try:
-        return serve(written, source, field=VARIABLE)
+        return serve(by_environment, source, field=VARIABLE) if by_environment else None
     except InvalidSpec as error:
         _log.warning("%s; the program goes on without it", error)
         return None

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from muster.balancer import status
 from muster.balancer.statistics import Statistics
 from muster.balancer.statistics_json import from_json
-from muster.balancer.status import Address, is_known_host, read_address, serve, serve_by_environment
+from muster.balancer.status import Address, is_known_host, read_address, serve, serve_if_asked
 from muster.errors import InvalidSpec
 from tests.unit.balancer.told import BUSY, NEW
 
@@ -233,22 +233,38 @@ def test_an_address_may_be_used_again_at_once() -> None:
         assert (again, told(again)) == (url, ["admin/ocr/6006"])
 
 
-def test_a_port_of_another_process_is_a_warning_that_names_the_variable(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_port_of_another_process_is_a_warning_that_names_the_variable(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with caplog.at_level(logging.WARNING):
-            assert serve_by_environment(f"127.0.0.1:{port}", lambda: [BUSY]) is None
+        monkeypatch.setenv("MUSTER_STATUS", f"127.0.0.1:{port}")
+        assert serve_if_asked(None, lambda: [BUSY]) is None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert f"MUSTER_STATUS: cannot listen at 127.0.0.1:{port}: Address already in use" in record.getMessage()
     assert threads() == []
 
 
-def test_a_variable_that_is_wrong_is_a_warning_and_an_argument_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    assert serve_by_environment("nowhere", lambda: [BUSY]) is None
+def test_a_variable_that_is_wrong_is_a_warning_and_an_argument_an_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSTER_STATUS", "nowhere")
+    assert serve_if_asked(None, lambda: [BUSY]) is None
     assert "MUSTER_STATUS: 'nowhere' is no address to listen at" in caplog.text
-    with pytest.raises(InvalidSpec, match=r"^status: 'nowhere' is no address to listen at: write 127\.0\.0\.1:9464"):
-        serve("nowhere", lambda: [BUSY])
+    with pytest.raises(InvalidSpec, match=r"^status: 'there' is no address to listen at: write 127\.0\.0\.1:9464"):
+        serve_if_asked("there", lambda: [BUSY])
+
+
+@pytest.mark.parametrize(("written", "variable"), [(None, None), (None, ""), ("", ANY)])
+def test_nobody_listens_unless_asked_to(
+    written: str | None, variable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MUSTER_STATUS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("MUSTER_STATUS", variable)
+    assert serve_if_asked(written, lambda: [BUSY]) is None
+    assert threads() == []
 
 
 @pytest.mark.parametrize(
