@@ -15,7 +15,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from benchmarks.balance.fleet import VRAM, Fleet, Unit
 from benchmarks.balance.oracle import Outage
@@ -23,6 +22,7 @@ from benchmarks.balance.trace import FEATURE, Job
 from muster.balancer.ask import Ask
 from muster.balancer.balancer import Balancer
 from muster.balancer.lease import Lease, Outcome
+from muster.balancer.policy import DEFAULT_POLICY, chooser_named
 from muster.balancer.report import LoadReport
 from muster.balancer.ticket import Ticket
 from muster.errors import BalancerError, CannotMeetDeadline
@@ -45,7 +45,7 @@ class Told:
     budgets: bool = True
     deadline_seconds: float | None = None
     is_enforced: bool = True
-    options: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    policy: str = DEFAULT_POLICY
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ def run(
 ) -> Result:
     """Let a trace through ``client_num`` balancers. ``drifts`` maps a moment to the new slowness of some units."""
     clients = [
-        Balancer("sim", random.Random(f"{seed}/{number}"), queue_capacity=100_000, **told.options)  # type: ignore[arg-type]
+        Balancer("sim", random.Random(f"{seed}/{number}"), queue_capacity=100_000, chooser=chooser_named(told.policy))
         for number in range(client_num)
     ]
     return _World(jobs, units, told, patience, clients).run(outages, drifts or {})
