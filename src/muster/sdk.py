@@ -23,30 +23,33 @@ own, which watches all services and is joined by ``Connection.close``. When the 
 """
 
 import asyncio
-import concurrent.futures
-import contextlib
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
-
-import httpx
+from typing import TYPE_CHECKING, Self
 
 from muster import registry
+from muster.balancer.ask import Demands, Features
 from muster.balancer.balancer import Balancer
-from muster.balancer.lease import Lease, Outcome
-from muster.balancer.limit import DEFAULT_CONCURRENCY
+from muster.balancer.call import FeaturesOf
+from muster.balancer.explicit import Acquisition, lease_at_once, wait_until
+from muster.balancer.lease import Outcome
+from muster.balancer.lifetime import LoopThread, TaskWatch, ThreadWatch
+from muster.balancer.options import Options, options_from
+from muster.balancer.policy import DEFAULT_POLICY, chooser_named
 from muster.balancer.queue import DEFAULT_CAPACITY, DEFAULT_WAIT_SECONDS
-from muster.balancer.refusal import outcome_of
 from muster.balancer.statistics import Statistics
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
-from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
-from muster.errors import InvalidSpec, NoEndpoints, RegistryError
-from muster.model.endpoint import ServiceKey
+from muster.balancer.waiting import Gate, ThreadWaiter
+from muster.errors import InvalidSpec, NoEndpoints, RegistryError, SetupError
+from muster.model.endpoint import Endpoint, ServiceKey
 from muster.model.url import shown
 from muster.registry.port import Registry
+
+if TYPE_CHECKING:  # needs requests, which not everybody has
+    from muster.balancer.requests_adapter import MusterAdapter, PreparedFeaturesOf
 
 _RETRY_SECONDS = 1.0
 """A registry that failed is asked again after this; the last set serves meanwhile."""
@@ -70,7 +73,7 @@ class Connection:
         self.url = url
         self.account = account
         self._services: dict[ServiceKey, Service] = {}
-        self._thread = _LoopThread()
+        self._thread = LoopThread()
         self._lock = threading.Lock()
 
     def service(
@@ -78,14 +81,16 @@ class Connection:
         name: str,
         port: int = 6006,
         *,
-        concurrency: int = DEFAULT_CONCURRENCY,
+        concurrency: int | None = None,
         queue_capacity: int = DEFAULT_CAPACITY,
         wait_seconds: float = DEFAULT_WAIT_SECONDS,
+        policy: str = DEFAULT_POLICY,
     ) -> "Service":
         """Return the service of a deployment, by its name or uuid; the same object whenever the key is the same.
 
-        ``concurrency`` is the limit of an endpoint that declares none, ``queue_capacity`` how many requests may wait,
-        ``wait_seconds`` for how long where the request does not say. The options of the first call for a key hold.
+        ``concurrency`` is the limit of an endpoint that declares none (``None``: a good one is found),
+        ``queue_capacity`` how many requests may wait, ``wait_seconds`` for how long where the request does not say,
+        ``policy`` how a replica is chosen. The options of the first call for a key hold.
         """
         if not name:
             raise InvalidSpec("service", "is empty: give a deployment's name or uuid")
@@ -99,6 +104,7 @@ class Connection:
                     concurrency=concurrency,
                     queue_capacity=queue_capacity,
                     wait_seconds=wait_seconds,
+                    policy=policy,
                 )
             return self._services[key]
 
@@ -138,41 +144,103 @@ class Service:
         self,
         url: str,
         key: ServiceKey,
-        thread: "_LoopThread",
+        thread: LoopThread,
         *,
-        concurrency: int,
+        concurrency: int | None,
         queue_capacity: int,
         wait_seconds: float,
+        policy: str,
     ) -> None:
         self.key = key
         core = Balancer(
             str(key),
             random.Random(),  # noqa: S311 - spreads load, hides nothing
+            chooser=chooser_named(policy),
             concurrency=concurrency,
             queue_capacity=queue_capacity,
             hint_when_unknown=self._hint,
         )
         self._gate = Gate(core, wait_seconds=wait_seconds)
         self._subscription = _Subscription(url, key, self._gate)
-        self._by_task = _TaskWatch(self._subscription.run)
-        self._by_thread = _ThreadWatch(self._subscription.run, thread)
+        self._by_task = TaskWatch(self._subscription.run)
+        self._by_thread = ThreadWatch(self._subscription.run, thread)
 
-    def async_transport(self) -> AsyncMusterTransport:
-        """Return a transport for one ``httpx.AsyncClient``, which closes it."""
-        return AsyncMusterTransport(self._gate, lifetime=self._by_task.held())
+    def async_transport(self, *, features: FeaturesOf | None = None) -> AsyncMusterTransport:
+        """Return a transport for one ``httpx.AsyncClient``, which closes it.
 
-    def transport(self) -> MusterTransport:
-        """Return a transport for one ``httpx.Client``, which closes it."""
-        return MusterTransport(self._gate, lifetime=self._by_thread.held())
+        ``features`` gets each request that does not give features itself, and returns them.
+        """
+        return AsyncMusterTransport(self._gate, lifetime=self._by_task.held(), features=features)
 
-    def acquire(self, *, timeout: float | None = None) -> "Acquisition":
+    def transport(self, *, features: FeaturesOf | None = None) -> MusterTransport:
+        """Return a transport for one ``httpx.Client``, which closes it; ``features`` as for ``async_transport``."""
+        return MusterTransport(self._gate, lifetime=self._by_thread.held(), features=features)
+
+    def requests_adapter(self, *, features: "PreparedFeaturesOf | None" = None) -> "MusterAdapter":
+        """Return an adapter for one ``requests.Session``: ``session.mount("http://digits", adapter)``.
+
+        ``features`` gets each ``PreparedRequest``. Raises ``SetupError`` where requests is not installed.
+        """
+        try:
+            from muster.balancer.requests_adapter import MusterAdapter  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise SetupError("requests_adapter() needs: pip install requests") from error
+        return MusterAdapter(self._gate, lifetime=self._by_thread.held(), features=features)
+
+    def acquire(
+        self,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        features: Features | None = None,
+        demands: Demands | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        affinity: str = "",
+    ) -> "Acquisition":
         """Return a context, for ``async with`` or ``with``, in which one slot of one replica is the caller's.
 
-        ``timeout`` in seconds bounds the wait for the slot; by default the service's ``wait_seconds``. Entering raises
-        ``NoEndpoints``, ``QueueFull`` or ``QueueTimeout``.
+        ``timeout`` in seconds bounds the wait for the slot; by default the service's ``wait_seconds``. ``deadline`` is
+        in how many seconds the work must be done: what could not be is refused. Raises ``InvalidAsk``; entering raises
+        ``NoEndpoints``, ``QueueFull``, ``QueueTimeout`` (``CannotMeetDeadline``) or ``NeverFits``.
         """
-        seconds = self._gate.wait_seconds if timeout is None else timeout
-        return Acquisition(self._gate, seconds, self._by_task, self._by_thread)
+        options = self._options(
+            timeout=timeout,
+            deadline=deadline,
+            features=features,
+            demands=demands,
+            priority=priority,
+            tenant=tenant,
+            affinity=affinity,
+        )
+        return Acquisition(self._gate, options, self._by_task, self._by_thread)
+
+    def pick(
+        self,
+        *,
+        timeout: float | None = None,
+        features: Features | None = None,
+        demands: Demands | None = None,
+        tenant: str = "",
+        affinity: str = "",
+    ) -> Endpoint:
+        """Return the replica that a request would get now, for those who only want an address.
+
+        No limit is held, and nothing is learned: the balancer does not know what is sent there. ``acquire`` is better
+        wherever it can be used. A thread waits for a free replica as ``acquire`` does; in an event loop, which must
+        not be blocked, it raises at once what ``acquire`` would raise in the end (see ``wait_ready``).
+        """
+        options = self._options(timeout=timeout, features=features, demands=demands, tenant=tenant, affinity=affinity)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._by_thread.pin()
+            lease = ThreadWaiter(self._gate).acquire(deadline=wait_until(self._gate, options), ask=options.ask)
+        else:
+            self._by_task.pin()
+            lease = lease_at_once(self._gate, options.ask, self._hint())
+        self._gate.release(lease, Outcome.FAILED)  # given back unused
+        return lease.endpoint
 
     @property
     def ca_pem(self) -> str | None:
@@ -193,9 +261,6 @@ class Service:
                 str(self.key), f"{self.key}: waited {timeout:.1f} s for {min_endpoints} endpoints: {found}"
             )
 
-    def _hint(self) -> str:
-        return self._subscription.hint()
-
     def statistics(self) -> Statistics:
         """Return the balancer's counts as they are now."""
         return self._gate.statistics()
@@ -211,53 +276,12 @@ class Service:
         self._gate.close()
         self._by_thread.stop()
 
+    def _options(self, **given: object) -> Options:
+        said = {name: value for name, value in given.items() if value is not None}
+        return options_from(said, self._gate.monotonic())
 
-class Acquisition:
-    """The context of ``Service.acquire``; used once.
-
-    A failed connect (``ConnectionRefusedError`` or httpx's connect errors) that leaves the block puts the replica
-    aside; any other exception says nothing about it. Whoever is answered 503 with ``x-muster-refused`` tells that by
-    ``lease.refused(reason)`` and asks for another lease: nothing was sent to the replica.
-    """
-
-    def __init__(self, gate: Gate, seconds: float, by_task: "_TaskWatch", by_thread: "_ThreadWatch") -> None:
-        self._gate = gate
-        self._seconds = seconds
-        self._by_task = by_task
-        self._by_thread = by_thread
-        self._lease: Lease | None = None
-
-    async def __aenter__(self) -> Lease:
-        self._by_task.pin()
-        self._lease = await AsyncWaiter(self._gate).acquire(deadline=self._gate.monotonic() + self._seconds)
-        return self._lease
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end(exc)
-
-    def __enter__(self) -> Lease:
-        self._by_thread.pin()
-        self._lease = ThreadWaiter(self._gate).acquire(deadline=self._gate.monotonic() + self._seconds)
-        return self._lease
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end(exc)
-
-    def _end(self, exc: BaseException | None) -> None:
-        assert self._lease is not None
-        if self._lease.refusal is not None:
-            outcome = outcome_of(self._lease.refusal)
-        elif exc is None:
-            outcome = Outcome.OK
-        elif isinstance(exc, ConnectionRefusedError | httpx.ConnectError | httpx.ConnectTimeout):
-            outcome = Outcome.UNREACHABLE
-        else:
-            outcome = Outcome.FAILED
-        self._gate.release(self._lease, outcome)
+    def _hint(self) -> str:
+        return self._subscription.hint()
 
 
 class _Subscription:
@@ -269,6 +293,7 @@ class _Subscription:
         self._gate = gate
         self._neighbours: Sequence[ServiceKey] | None = None
         self._trouble: RegistryError | None = None
+        self._foreign: RegistryError | None = None
 
     async def run(self) -> None:
         source = registry.connect(self._url)
@@ -280,14 +305,23 @@ class _Subscription:
             await source.aclose()
 
     def hint(self) -> str:
-        """Say what a user needs who mistyped a name: the registry, and what it does hold."""
+        """Say what a user needs who gets no replica of it: the registry, what it does hold, and what is wrong there.
+
+        It goes on where "unknown service" ends.
+        """
+        where = f"registry {shown(self._url)}"
+        if self._foreign is not None:
+            return (
+                f"so far: {where} holds something else under its name ({self._foreign}): "
+                "upgrade muster here if a newer one wrote it, else remove it there"
+            )
         if self._trouble is not None:
-            return f"in registry {shown(self._url)} ({self._trouble})"
+            return f"so far: {where} cannot be read ({self._trouble}): see that it runs and can be reached from here"
         if self._neighbours is None:
-            return f"in registry {shown(self._url)}"
+            return f"in {where}, which has not answered yet"
         some = [str(each) for each in self._neighbours[:10]]
         more = ["…"] if len(self._neighbours) > len(some) else []
-        return f"in registry {shown(self._url)}; known: {', '.join(some + more) or 'none'}"
+        return f"in {where}; known: {', '.join(some + more) or 'none'}"
 
     async def _follow(self, source: Registry) -> None:
         while True:
@@ -307,143 +341,15 @@ class _Subscription:
                 self._neighbours, self._trouble = await source.keys(), None
             except RegistryError as error:
                 self._trouble = error
+            else:
+                self._foreign = await _foreign_data(source, self._key)
             await asyncio.sleep(_RETRY_SECONDS)
 
 
-class _TaskWatch:
-    """Runs a subscription as a task of the loop that uses it, while it is held or once it is pinned."""
-
-    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._run = run
-        self._task: asyncio.Task[None] | None = None
-        self._holders = 0
-        self._is_pinned = False
-
-    @contextlib.asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        self._holders += 1
-        try:
-            self._ensure()
-            yield
-        finally:
-            self._holders -= 1
-            if not self._holders and not self._is_pinned:
-                await self.stop()
-
-    def pin(self) -> None:
-        """Run until ``stop``; what is held already needs no pin."""
-        self._is_pinned = self._is_pinned or not self._holders
-        self._ensure()
-
-    async def stop(self) -> None:
-        task, self._task, self._is_pinned = self._task, None, False
-        if task is None or task.get_loop().is_closed():
-            return
-        if task.get_loop() is not asyncio.get_running_loop():
-            task.get_loop().call_soon_threadsafe(task.cancel)
-            return
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
-
-    def _ensure(self) -> None:
-        """Start the task, also after its loop has ended (``asyncio.run`` twice); one that failed says so here."""
-        if self._task is not None and self._task.get_loop().is_closed():
-            self._task = None
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="muster: watch a service")
-        elif self._task.done() and not self._task.cancelled():
-            self._task.result()
-
-
-class _ThreadWatch:
-    """Runs a subscription on the connection's thread, while it is held or once it is pinned."""
-
-    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]], thread: "_LoopThread") -> None:
-        self._run = run
-        self._thread = thread
-        self._future: concurrent.futures.Future[None] | None = None
-        self._holders = 0
-        self._is_pinned = False
-        self._lock = threading.Lock()
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        with self._lock:
-            self._holders += 1
-        try:
-            with self._lock:
-                self._ensure()
-            yield
-        finally:
-            with self._lock:
-                self._holders -= 1
-                is_last = not self._holders and not self._is_pinned
-            if is_last:
-                self.stop()
-
-    def pin(self) -> None:
-        """Run until ``stop``; what is held already needs no pin."""
-        with self._lock:
-            self._is_pinned = self._is_pinned or not self._holders
-            self._ensure()
-
-    def stop(self) -> None:
-        with self._lock:
-            future, self._future, self._is_pinned = self._future, None, False
-        if future is not None:
-            self._thread.end(future)
-
-    def _ensure(self) -> None:
-        if self._future is None:
-            self._future = self._thread.run(self._run())
-        elif self._future.done() and not self._future.cancelled():
-            self._future.result()
-
-
-class _LoopThread:
-    """An event loop in a thread: there from the first coroutine until the last has ended, or ``stop``."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._running: set[concurrent.futures.Future[None]] = set()
-
-    def run(self, work: Coroutine[Any, Any, None]) -> "concurrent.futures.Future[None]":
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                # A daemon: a program that forgets to close its connection can still end.
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="muster: watch registries", daemon=True
-                )
-                self._thread.start()
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-            self._running.add(future)
-            return future
-
-    def end(self, future: "concurrent.futures.Future[None]") -> None:
-        """Cancel one; the thread ends with the last."""
-        future.cancel()
-        with self._lock:
-            self._running.discard(future)
-            is_last = not self._running
-        if is_last:
-            self.stop()
-
-    def stop(self) -> None:
-        """Cancel all and join the thread."""
-        with self._lock:
-            loop, self._loop = self._loop, None
-            thread, self._thread = self._thread, None
-            self._running.clear()
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:  # which cancels what is left, and closes the loop
-        runner.get_loop().run_forever()
+async def _foreign_data(source: Registry, key: ServiceKey) -> RegistryError | None:
+    """Return why what a registry that can be read holds under ``key`` cannot; a watch only tries again, and again."""
+    try:
+        await source.get(key)
+    except RegistryError as error:
+        return error
+    return None

@@ -210,7 +210,7 @@ def outcome_of_answer(status: int) -> Outcome:
     return Outcome.OK if status < 400 else Outcome.UNREAD
 
 
-def outcome_of_error(error: Exception) -> Outcome:
+def outcome_of_error(error: BaseException) -> Outcome:
     """Return what a send that failed says about the replica."""
     if _nothing_was_sent(error):
         return Outcome.UNREACHABLE
@@ -227,5 +227,5 @@ def _is_at_most(response: httpx.Response, limit_bytes: int) -> bool:
     return length.isascii() and length.isdigit() and int(length) <= limit_bytes
 
 
-def _nothing_was_sent(error: Exception) -> bool:
+def _nothing_was_sent(error: BaseException) -> bool:
     return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))

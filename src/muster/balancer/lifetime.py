@@ -1,0 +1,156 @@
+"""Keeps a coroutine running for as long as somebody needs it: what watches a registry for a service's users.
+
+Async users share one task of their event loop, sync users a thread with a loop of its own. Either is *held* by open
+transports, and *pinned* by those who come and go (``acquire``), until somebody stops it.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
+
+
+class TaskWatch:
+    """Runs a subscription as a task of the loop that uses it, while it is held or once it is pinned."""
+
+    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._run = run
+        self._task: asyncio.Task[None] | None = None
+        self._holders = 0
+        self._is_pinned = False
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Run inside the context; the last one to leave it ends what nobody has pinned."""
+        self._holders += 1
+        try:
+            self._ensure()
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders and not self._is_pinned:
+                await self.stop()
+
+    def pin(self) -> None:
+        """Run until ``stop``; what is held already needs no pin."""
+        self._is_pinned = self._is_pinned or not self._holders
+        self._ensure()
+
+    async def stop(self) -> None:
+        """End it, whoever holds it."""
+        task, self._task, self._is_pinned = self._task, None, False
+        if task is None or task.get_loop().is_closed():
+            return
+        if task.get_loop() is not asyncio.get_running_loop():
+            task.get_loop().call_soon_threadsafe(task.cancel)
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+    def _ensure(self) -> None:
+        """Start the task, also after its loop has ended (``asyncio.run`` twice); one that failed says so here."""
+        if self._task is not None and self._task.get_loop().is_closed():
+            self._task = None
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="muster: watch a service")
+        elif self._task.done() and not self._task.cancelled():
+            self._task.result()
+
+
+class ThreadWatch:
+    """Runs a subscription on the connection's thread, while it is held or once it is pinned."""
+
+    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]], thread: "LoopThread") -> None:
+        self._run = run
+        self._thread = thread
+        self._future: concurrent.futures.Future[None] | None = None
+        self._holders = 0
+        self._is_pinned = False
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Run inside the context; the last one to leave it ends what nobody has pinned."""
+        with self._lock:
+            self._holders += 1
+        try:
+            with self._lock:
+                self._ensure()
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                is_last = not self._holders and not self._is_pinned
+            if is_last:
+                self.stop()
+
+    def pin(self) -> None:
+        """Run until ``stop``; what is held already needs no pin."""
+        with self._lock:
+            self._is_pinned = self._is_pinned or not self._holders
+            self._ensure()
+
+    def stop(self) -> None:
+        """End it, whoever holds it."""
+        with self._lock:
+            future, self._future, self._is_pinned = self._future, None, False
+        if future is not None:
+            self._thread.end(future)
+
+    def _ensure(self) -> None:
+        if self._future is None:
+            self._future = self._thread.run(self._run())
+        elif self._future.done() and not self._future.cancelled():
+            self._future.result()
+
+
+class LoopThread:
+    """An event loop in a thread: there from the first coroutine until the last has ended, or ``stop``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._running: set[concurrent.futures.Future[None]] = set()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> "concurrent.futures.Future[None]":
+        """Start one more coroutine, and the thread with the first."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                # A daemon: a program that forgets to close its connection can still end.
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._loop,), name="muster: watch registries", daemon=True
+                )
+                self._thread.start()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._running.add(future)
+            return future
+
+    def end(self, future: "concurrent.futures.Future[None]") -> None:
+        """Cancel one; the thread ends with the last."""
+        future.cancel()
+        with self._lock:
+            self._running.discard(future)
+            is_last = not self._running
+        if is_last:
+            self.stop()
+
+    def stop(self) -> None:
+        """Cancel all and join the thread."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+            thread, self._thread = self._thread, None
+            self._running.clear()
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:  # which cancels what is left, and closes the loop
+        runner.get_loop().run_forever()
