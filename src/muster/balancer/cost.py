@@ -23,7 +23,7 @@ from math import exp, isfinite, log, sqrt
 from typing import NamedTuple
 
 from muster.balancer.cost_crowding import Crowding
-from muster.balancer.cost_kind import SPREAD_MEMORY, TOGETHER, Kind, Mean, clipped
+from muster.balancer.cost_kind import TOGETHER, Kind, Mean, clipped
 from muster.balancer.cost_slowness import Slowness
 
 Features = Mapping[str, float]
@@ -32,6 +32,7 @@ Features = Mapping[str, float]
 MOST_KINDS = 8  # a service has one or two shapes of request; more are a caller that invents names
 MOST_ORDERS = 64  # orders in which names have come; a caller writes them in one or two
 UNKNOWN_SECONDS = 1.0  # before the first answer nothing is known, and any positive number orders a queue alike
+SPREAD_MEMORY = 0.02  # of the spread: 50 observations
 SHORTEST, LONGEST = 1e-9, 1e9  # seconds: bounds of arithmetic, not of life
 
 
@@ -81,7 +82,7 @@ class CostModel:
         self._variance = self._mean.variance
         self._slowness = Slowness()
         self._crowding = Crowding()
-        self._featureless = Kind((), self._mean)
+        self._featureless: Kind | None = None
         self._kinds: dict[tuple[str, ...], Kind] = {}
         self._used: dict[tuple[str, ...], int] = {}
         self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -103,7 +104,7 @@ class CostModel:
             return UNKNOWN_SECONDS
         names, values = self._read(features)
         kind = self._kinds.get(names) if names else self._featureless
-        if kind is None or kind.count == 0:
+        if kind is None:
             return self._seconds(self._mean.value + min(self._mean.variance, 2.0) / 2.0)
         return self._seconds(kind.predict(values) + kind.mean_factor)
 
@@ -177,6 +178,8 @@ class CostModel:
     def _kind(self, names: tuple[str, ...]) -> Kind:
         """Return the model of the requests with these names; the least recently used gives way to a new one."""
         if not names:
+            if self._featureless is None:
+                self._featureless = Kind((), self._mean)
             return self._featureless
         kind = self._kinds.get(names)
         if kind is None:
@@ -190,7 +193,7 @@ class CostModel:
     def statistics(self) -> CostStatistics:
         """Say what was learned."""
         kinds = {", ".join(names): kind for names, kind in self._kinds.items()}
-        if self._featureless.count:
+        if self._featureless is not None:
             kinds["no features"] = self._featureless
         return CostStatistics(
             observations=self._mean.count,

@@ -21,20 +21,20 @@ median, and the rest (other forms of noise) is a learned factor (smearing: Duan,
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import copysign, exp, fsum, log, sqrt
+from statistics import median
 
 from muster.balancer.cost_shape import Additive, PowerLaw, Sample, Shape
 
 MEMORY = 0.01  # of the mean: 100 observations. It costs 0.5 % of the variance and follows a change of the mix
 ERROR_MEMORY = 0.03  # of error variances: a shape that fails is left after some ten requests
-SPREAD_MEMORY = 0.02  # of the variance of the answer's errors, which is part of every expectation: 50 observations
 FIRST_VARIANCE = 0.5  # of a log residual before there is any: a factor of two either way
-WARM_UP = 12
-MINIMUM = 16
+WARM_UP = 12  # requests from which a shape takes its units
+MINIMUM = 16  # requests before features count
 POWER = 8
 MARGIN = log(5.0)
-WORSE = 1.5  # times the variance of the mean's error: no noise of the estimates reaches it, see the tests
+WORSE = 1.5  # times the variance of the mean's error: both are measured on the same requests, so their noise is shared
 TOGETHER = 9.0  # variances: three deviations
 ALONE = 64.0  # variances: eight deviations
 TRIAL = 300  # observations, about the memory of a shape
@@ -74,13 +74,28 @@ def clipped(error: float, variance: float) -> float:
 def weighed(variance: float, squared: float, count: int, bound: float) -> float:
     """Return the variance after one more squared error; never zero, so that it can be divided by."""
     gain = max(1.0 / (count + 3), ERROR_MEMORY)
-    return max(variance + gain * ((min(bound, squared)) - variance), LEAST)
+    return max(variance + gain * (min(bound, squared) - variance), LEAST)
+
+
+def plausible(samples: Collection[Sample]) -> list[Sample]:
+    """Return the samples with their seconds cut off four robust deviations from the median.
+
+    The first request of all often loads a model, and would be a twelfth of what a shape begins with.
+    """
+    centre = median(log_seconds for _, log_seconds in samples)
+    # 1.48 times the median deviation is the deviation of a normal distribution.
+    bound = LEAST_CLIP + 4.0 * 1.48 * median(abs(log_seconds - centre) for _, log_seconds in samples)
+    return [(values, max(centre - bound, min(centre + bound, log_seconds))) for values, log_seconds in samples]
 
 
 class _Candidate:
-    """A shape, the variance of its errors and its share of the answer."""
+    """A shape, the variance of its errors and its share of the answer.
 
-    __slots__ = ("_make", "count", "failed_at", "shape", "share", "variance")
+    There are two variances: ``variance`` is compared with the mean's and counts outliers, ``usual`` is what its errors
+    are like without them.
+    """
+
+    __slots__ = ("_make", "count", "failed_at", "shape", "share", "usual", "variance")
 
     def __init__(self, make: Callable[[Sequence[Sample]], Shape]) -> None:
         self._make = make
@@ -88,7 +103,7 @@ class _Candidate:
     def start(self, samples: Sequence[Sample], variance: float, span: float) -> None:
         """Begin with these samples, each predicted before it is learned; no error counts for more than ``span``."""
         self.shape = self._make(samples)
-        self.variance = variance
+        self.variance = self.usual = variance
         self.share = 0.0
         self.count = 0
         self.failed_at = 0  # observations of the kind when it was found to have failed; 0: it has not
@@ -99,8 +114,9 @@ class _Candidate:
 
     def learn(self, row: Sequence[float], error: float, squared: float, bound: float) -> None:
         self.count += 1
-        self.shape.learn(row, clipped(error, self.variance))
+        self.shape.learn(row, clipped(error, self.usual))
         self.variance = weighed(self.variance, squared, self.count, bound)
+        self.usual = weighed(self.usual, squared, self.count, TOGETHER * self.usual)
 
 
 class Kind:
@@ -176,12 +192,11 @@ class Kind:
             answer += candidate.share * predicted
             # It learns from what it said itself and is judged by what was made of it.
             candidate.learn(row, log_seconds - free, (log_seconds - predicted) ** 2, bound)
-        error = log_seconds - answer if self.mean.count else 0.0
+        error = log_seconds - answer if self.mean.count else 0.0  # nothing was expected of the first of all
         self._note(error, log_seconds)
         self.mean.observe(log_seconds)
-        if self.names:
-            self._samples.append((tuple(values), log_seconds))
-            self._judge()
+        self._samples.append((tuple(values), log_seconds))
+        self._judge()
         return error
 
     def _note(self, error: float, log_seconds: float) -> None:
@@ -193,27 +208,17 @@ class Kind:
         factor = exp(min(error, deviation, 5.0) - min(self.variance, 2.0) / 2.0)
         gain = max(1.0 / (self.count + 10), MEMORY)
         self._correction = max(0.5, min(2.0, self._correction + gain * (factor - self._correction)))
-        squared = error * error
-        bound = TOGETHER * self.variance
-        gain = max(1.0 / (self.count + 3), SPREAD_MEMORY)
-        self.variance = max(self.variance + gain * ((min(bound, squared)) - self.variance), LEAST)
         # The range closes by a thousandth with each observation, so a stuck request does not widen it for ever.
         self._low = min(log_seconds, self._low + 0.001 * (log_seconds - self._low))
         self._high = max(log_seconds, self._high + 0.001 * (log_seconds - self._high))
 
     def _judge(self) -> None:
         """Share the answer out between the mean and the shapes; start again what has failed."""
-        if self.count < MINIMUM:
-            if self.count == WARM_UP:
-                # The first guess of the variance has done its duty; a shape is compared with what was seen.
-                seen = [log_seconds for _, log_seconds in self._samples]
-                centre = fsum(seen) / WARM_UP
-                self.mean.variance = max(fsum((each - centre) ** 2 for each in seen) / (WARM_UP - 1), LEAST)
-                self._candidates = [_Candidate(PowerLaw), _Candidate(Additive)]
-                for candidate in self._candidates:
-                    self._start(candidate)
+        if self.count == WARM_UP:
+            self._warm()
+        variance = self.variance = self.mean.variance
+        if self.count < MINIMUM or not self._candidates:
             return
-        variance = self.mean.variance
         total = 1.0  # the mean's weight; only ratios matter
         for candidate in self._candidates:
             if candidate.failed_at:
@@ -233,10 +238,24 @@ class Kind:
             share = candidate.share / total
             # A smaller share changes nothing that anybody can see, and costs a prediction.
             candidate.share = share if share > 0.001 else 0.0
-        self.mean_share = 1.0 - sum(candidate.share for candidate in self._candidates)
+        self.mean_share = max(0.0, 1.0 - sum(candidate.share for candidate in self._candidates))
+        # Not below that of the answer (a mean of errors is no worse than they are), and it changes with the shares.
+        self.variance = self.mean_share * variance + sum(each.share * each.usual for each in self._candidates)
+
+    def _warm(self) -> None:
+        """Replace the first guesses by what the first samples say."""
+        samples = plausible(self._samples)
+        centre = fsum(log_seconds for _, log_seconds in samples) / len(samples)
+        squares = fsum((log_seconds - centre) ** 2 for _, log_seconds in samples)
+        self.mean.value = centre
+        self.mean.variance = max(squares / (len(samples) - 1), LEAST)
+        if self.names:
+            self._candidates = [_Candidate(PowerLaw), _Candidate(Additive)]
+            for candidate in self._candidates:
+                self._start(candidate)
 
     def _start(self, candidate: _Candidate) -> None:
-        candidate.start(self._samples, self.mean.variance, self._high - self._low + MARGIN)
+        candidate.start(plausible(self._samples), self.mean.variance, self._high - self._low + MARGIN)
 
     @property
     def in_use(self) -> str:
