@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from muster import registry
+from muster.balancer import metrics
 from muster.balancer.ask import Demands, Features
 from muster.balancer.balancer import Balancer
 from muster.balancer.call import FeaturesOf
@@ -41,6 +42,7 @@ from muster.balancer.options import Options, options_from
 from muster.balancer.policy import DEFAULT_POLICY, chooser_named
 from muster.balancer.queue import DEFAULT_CAPACITY, DEFAULT_WAIT_SECONDS
 from muster.balancer.statistics import Statistics
+from muster.balancer.status import serve_if_asked
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import Gate, ThreadWaiter
 from muster.errors import InvalidSpec, NoEndpoints, RegistryError, SetupError
@@ -57,24 +59,42 @@ _RETRY_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-def connect(url: str, *, account: str = "admin") -> "Connection":
+def connect(url: str, *, account: str = "admin", status: str | None = None) -> "Connection":
     """Return a connection to the registry at ``url``; nothing is contacted until a service is used.
 
-    Raises ``InvalidSpec`` for a URL that names no registry.
+    ``status`` is an address, like ``127.0.0.1:9464``, where this process tells how it balances (docs/metrics.md);
+    ``None`` is what ``MUSTER_STATUS`` says, and an empty one nowhere.
+
+    Raises ``InvalidSpec`` for a URL that names no registry, and for a ``status`` that is no address.
     """
-    return Connection(url, account=account)
+    return Connection(url, account=account, status=status)
 
 
 class Connection:
     """A registry and the services that were asked of it; an async and a sync context manager."""
 
-    def __init__(self, url: str, *, account: str = "admin") -> None:
+    def __init__(self, url: str, *, account: str = "admin", status: str | None = None) -> None:
         registry.connect(url)  # a wrong URL is refused here, not at the first request
         self.url = url
         self.account = account
         self._services: dict[ServiceKey, Service] = {}
         self._thread = LoopThread()
         self._lock = threading.Lock()
+        self._status = serve_if_asked(status, self._statistics)
+
+    @property
+    def status_url(self) -> str | None:
+        """Where this process tells how it balances, if it does; what ``muster lb show`` asks."""
+        return self._status.url if self._status else None
+
+    def metrics(self) -> str:
+        """Return what Prometheus would be told, for an exporter of one's own."""
+        return metrics.text(self._statistics())
+
+    def _statistics(self) -> list[Statistics]:
+        with self._lock:
+            services = list(self._services.values())
+        return [each.statistics() for each in services]
 
     def service(
         self,
@@ -110,15 +130,22 @@ class Connection:
 
     async def aclose(self) -> None:
         """Stop watching and fail whoever waits; requests under way finish."""
+        await asyncio.to_thread(self._end_status)
         for service in list(self._services.values()):
             await service.aclose()
         await asyncio.to_thread(self._thread.stop)
 
     def close(self) -> None:
         """Stop watching and fail whoever waits; requests under way finish. For sync users."""
+        self._end_status()
         for service in list(self._services.values()):
             service.close()
         self._thread.stop()
+
+    def _end_status(self) -> None:
+        status, self._status = self._status, None
+        if status is not None:
+            status.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,16 +1,19 @@
 """The status address of a process: what it answers, to whom, and that it costs the program nothing."""
 
+import asyncio
 import contextlib
 import logging
 import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import muster
 from muster.balancer import status
 from muster.balancer.statistics import Statistics
 from muster.balancer.statistics_json import from_json
@@ -315,3 +318,52 @@ def test_a_forked_child_has_no_part_in_it() -> None:
             assert pipe.read() == b"[]"
         assert os.waitpid(child, 0)[1] == 0
         assert told(url) == ["admin/digits/6006"]
+
+
+def test_a_connection_tells_its_services_until_it_is_closed(tmp_path: Path) -> None:
+    with muster.connect(f"file://{tmp_path}", status=ANY) as connection:
+        url = connection.status_url
+        assert url is not None
+        assert told(url) == []
+        connection.service("digits")
+        assert told(url) == ["admin/digits/6006"]
+        assert got(url, "/metrics").text == connection.metrics()
+        assert 'muster_client_waiting{service="admin/digits/6006"} 0\n' in connection.metrics()
+    assert connection.status_url is None
+    assert threads() == []
+
+
+def test_an_async_connection_ends_it_too(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with muster.connect(f"file://{tmp_path}", status=ANY) as connection:
+            assert connection.status_url is not None
+
+    asyncio.run(scenario())
+    assert threads() == []
+
+
+def test_the_variable_switches_it_on_for_every_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUSTER_STATUS", ANY)
+    with muster.connect(f"file://{tmp_path}") as first, muster.connect(f"file://{tmp_path}") as second:
+        first.service("digits")
+        second.service("ocr")
+        assert first.status_url == second.status_url
+        assert told(str(first.status_url)) == ["admin/digits/6006", "admin/ocr/6006"]
+        with muster.connect(f"file://{tmp_path}", status="") as third:
+            assert third.status_url is None
+
+
+def test_a_connection_does_without_where_the_port_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        connection = muster.connect(f"file://{tmp_path}", status=taken)
+    with connection:
+        assert connection.status_url is None
+        connection.service("digits")
+        assert "admin/digits/6006" in connection.metrics()
+    assert "status: cannot listen at 127.0.0.1:" in caplog.text
+
+
+def test_a_status_that_is_no_address_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSpec, match=r"^status: "):
+        muster.connect(f"file://{tmp_path}", status="nowhere")
