@@ -133,7 +133,7 @@ def _join(address: Address, source: Source, field: str) -> Status | None:
                     " (of several processes each needs a port of its own, or port 0)",
                     field,
                     *address,
-                    error.strerror or error,
+                    os.strerror(error.errno) if error.errno else error,  # strerror names the address again
                 )
                 return None
             _servers.append(server)

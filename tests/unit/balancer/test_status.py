@@ -245,7 +245,7 @@ def test_a_port_of_another_process_is_a_warning_that_names_the_variable(
         assert serve_if_asked(None, lambda: [BUSY]) is None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert f"MUSTER_STATUS: cannot listen at 127.0.0.1:{port}: Address already in use" in record.getMessage()
+    assert f"MUSTER_STATUS: cannot listen at 127.0.0.1:{port}: Address already in use; " in record.getMessage()
     assert threads() == []
 
 
