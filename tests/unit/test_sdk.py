@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import socket
 import threading
 from pathlib import Path
 
@@ -10,10 +11,20 @@ import pytest
 
 import muster
 from muster import registry
-from muster.errors import BalancerError, InvalidSpec, NoEndpoints, RegistryUnavailable
+from muster.balancer.eject import ERRORS_IN_A_ROW
+from muster.errors import (
+    BalancerError,
+    CannotMeetDeadline,
+    InvalidAsk,
+    InvalidSpec,
+    NeverFits,
+    NoEndpoints,
+    QueueTimeout,
+    RegistryUnavailable,
+)
 from muster.model.deployment import PortProtocol
-from muster.model.endpoint import Endpoint, ServiceKey
-from tests.unit.balancer.servers import dead, endpoint_set, held, ok, serving, until
+from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
+from tests.unit.balancer.servers import PUBLISHED_AT, dead, endpoint_set, held, ok, serving, until
 
 KEY = ServiceKey("admin", "0123456789")
 NAME = ServiceKey("admin", "digits")
@@ -215,6 +226,38 @@ class TestUnknownService:
 
         asyncio.run(scenario())
 
+    def test_a_value_of_a_newer_schema_is_said_to_be_one_and_what_to_do(self, tmp_path: Path) -> None:
+        folder = tmp_path / "registry" / "admin" / KEY.service
+        folder.mkdir(parents=True)
+        (folder / "6006.json").write_text('{"schema": 9, "epoch": 1, "revision": 1, "endpoints": []}')
+
+        with pytest.raises(httpx.ConnectError, match=r"schema: 9 is newer than 1") as caught:
+            _get(f"file://{tmp_path}/registry")
+        assert isinstance(caught.value, NoEndpoints)
+        assert "holds something else under its name" in str(caught.value)
+        assert "upgrade muster here if a newer one wrote it" in str(caught.value)
+
+    def test_foreign_data_is_said_to_be_there(self, tmp_path: Path) -> None:
+        folder = tmp_path / "registry" / "admin" / KEY.service
+        folder.mkdir(parents=True)
+        (folder / "6006.json").write_text("[]")
+        with pytest.raises(NoEndpoints, match=r"6006\.json: foreign data.*else remove it there"):
+            _get(f"file://{tmp_path}/registry")
+
+    def test_an_alias_of_a_newer_schema_is_said_to_be_one(self, tmp_path: Path) -> None:
+        folder = tmp_path / "registry" / "@aliases" / "admin" / KEY.service
+        folder.mkdir(parents=True)
+        (folder / "6006.json").write_text('{"schema": 9, "target": "elsewhere"}')
+        with pytest.raises(NoEndpoints, match=r"schema 9 is newer than 1: upgrade muster"):
+            _get(f"file://{tmp_path}/registry")
+
+    def test_a_registry_that_does_not_answer_is_said_to_be_that(self) -> None:
+        pytest.importorskip("redis")
+        with socket.socket() as silent:  # bound, and does not listen
+            silent.bind(("127.0.0.1", 0))
+            with pytest.raises(NoEndpoints, match=r"registry redis://\S+ cannot be read \(.*see that it runs"):
+                _get(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+
     def test_wait_ready_counts(self, url: str) -> None:
         async def scenario() -> None:
             source = registry.connect(url)
@@ -229,6 +272,130 @@ class TestUnknownService:
                 await waiting
 
         asyncio.run(scenario())
+
+
+def _get(url: str) -> None:
+    with muster.connect(url) as connection:
+        service = connection.service(KEY.service, wait_seconds=0.5)
+        with httpx.Client(transport=service.transport(), base_url="http://digits") as client:
+            client.get("/")
+
+
+class TestAcquireOptions:
+    def test_a_slot_is_asked_for_with_everything_that_a_request_may_say(self, url: str) -> None:
+        async def scenario() -> None:
+            target = Endpoint("a", "http://127.0.0.1:9", concurrency=4, budgets={"vram_mb": 1000})
+            await registry.connect(url).publish(KEY, EndpointSet(1, 1, (target,), PUBLISHED_AT))
+            async with muster.connect(url) as connection:
+                service = connection.service(KEY.service)
+                async with service.acquire(
+                    features={"seconds": 3}, demands={"vram_mb": 600}, priority=1, tenant="anna", affinity="s"
+                ) as lease:
+                    assert lease.endpoint.id == "a"
+                    assert service.statistics().replicas[0].budgets == {"vram_mb": (600, 1000)}
+                    with pytest.raises(QueueTimeout):
+                        async with service.acquire(timeout=0.02, demands={"vram_mb": 600}):
+                            pass
+                    with pytest.raises(NeverFits, match="vram_mb"):
+                        async with service.acquire(demands={"vram_mb": 1001}):
+                            pass
+                assert service.statistics().replicas[0].budgets == {"vram_mb": (0, 1000)}
+
+        asyncio.run(scenario())
+
+    def test_what_is_wrong_is_refused_before_anybody_is_asked(self, url: str) -> None:
+        service = muster.connect(url).service(KEY.service)
+        with pytest.raises(InvalidAsk, match=r"features\.a: nan is not finite"):
+            service.acquire(features={"a": float("nan")})
+        with pytest.raises(InvalidAsk, match="priority"):
+            service.acquire(priority=1.5)
+        with pytest.raises(InvalidAsk, match="deadline"):
+            service.acquire(deadline=float("nan"))
+        with pytest.raises(InvalidSpec, match="'best' is none of least_time"):
+            muster.connect(url).service(KEY.service, policy="best")
+
+    @pytest.mark.parametrize("seconds", [0, -1])
+    def test_a_deadline_in_the_past_is_refused_at_once(self, url: str, seconds: float) -> None:
+        async def scenario() -> None:
+            async with muster.connect(url) as connection:
+                service = connection.service(KEY.service)
+                with pytest.raises(CannotMeetDeadline, match="deadline had passed"):
+                    async with service.acquire(deadline=seconds):
+                        pass
+                assert service.statistics().timed_out == 0, "nobody was asked"
+
+        asyncio.run(scenario())
+
+    def test_a_deadline_bounds_the_wait(self, url: str) -> None:
+        with muster.connect(url) as connection:
+            service = connection.service(KEY.service, wait_seconds=60)
+            with pytest.raises(NoEndpoints), service.acquire(deadline=0.1):
+                pass
+
+    def test_what_breaks_in_the_block_again_and_again_puts_the_replica_aside(self, url: str) -> None:
+        async def scenario() -> None:
+            await registry.connect(url).publish(KEY, endpoint_set(dead("a")))
+            async with muster.connect(url) as connection:
+                service = connection.service(KEY.service)
+                await service.wait_ready()
+                for _ in range(ERRORS_IN_A_ROW):
+                    assert service.statistics().replicas[0].aside_seconds == 0
+                    with pytest.raises(httpx.RemoteProtocolError):
+                        async with service.acquire():
+                            raise httpx.RemoteProtocolError("half an answer")
+                assert service.statistics().replicas[0].aside_seconds > 0
+
+        asyncio.run(scenario())
+
+
+class TestPick:
+    def test_an_address_holds_no_slot(self, url: str) -> None:
+        async def scenario() -> None:
+            await registry.connect(url).publish(KEY, endpoint_set(dead("a"), dead("b"), concurrency=1))
+            async with muster.connect(url) as connection:
+                service = connection.service(KEY.service)
+                await service.wait_ready()
+                assert {service.pick().id for _ in range(50)} == {"a", "b"}
+                assert service.statistics().in_flight == 0
+                assert len({service.pick(affinity="session").id for _ in range(20)}) == 1
+                assert await asyncio.to_thread(lambda: service.pick().id) in ("a", "b")
+            assert service.statistics().in_flight == 0
+
+        asyncio.run(scenario())
+
+    def test_an_event_loop_is_not_blocked_and_told_what_to_do(self, url: str) -> None:
+        async def scenario() -> None:
+            async with muster.connect(url) as connection:
+                service = connection.service(KEY.service)
+                with pytest.raises(NoEndpoints, match=r"unknown service in registry .*; wait_ready\(\) waits for it"):
+                    service.pick()
+                await registry.connect(url).publish(KEY, endpoint_set(dead("a"), concurrency=1))
+                await service.wait_ready()
+                async with service.acquire():
+                    with pytest.raises(QueueTimeout, match="none of 1 replicas is free now"):
+                        service.pick()
+                assert service.pick().id == "a"
+                await registry.connect(url).publish(KEY, endpoint_set(revision=2))
+                await until(lambda: service.statistics().fence == (1, 2))
+                with pytest.raises(NoEndpoints, match="nobody serves"):
+                    service.pick()
+                assert service.statistics().waiting == 0
+
+        asyncio.run(scenario())
+
+    def test_a_thread_waits_for_the_first_set(self, tmp_path: Path) -> None:
+        url = f"file://{tmp_path}/registry"
+        with muster.connect(url) as connection:
+            service = connection.service(KEY.service)
+            publisher = threading.Timer(
+                0.1, lambda: asyncio.run(registry.connect(url).publish(KEY, endpoint_set(dead("late"))))
+            )
+            publisher.start()
+            assert service.pick(timeout=10).id == "late"
+            publisher.join()
+            with pytest.raises(NoEndpoints):
+                connection.service("digist").pick(timeout=0.1)  # codespell:ignore digist
+        assert watchers() == 0
 
 
 def test_the_registry_gone_means_the_last_set_stays(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ Sending again
   again if the caller says idempotent, and else the caller gets that answer.
 * 502, 504 and any other 503 are answers and go to the caller.
 
-Whoever comes to the same replica in vain again pauses first, longer each time, so that no rule of the balancer for
-picking among replicas that all fail can make this a busy loop.
+Whoever could not connect to the same replica twice pauses, longer each time, so that no rule for picking among
+replicas that all fail can make this a busy loop. Refusals need no pause: the balancer lets who refused rest.
 
 An idempotent call's answer of known and modest size is read before it is handed over, so that a break in its body is
 repaired too; 1 MiB, because the caller would hold it in memory anyway and the wait for the first byte stays short.
@@ -101,7 +101,7 @@ class Call:
         self.last_error: httpx.TransportError | None = None
         self.last_refusal = ""
         self._resends_left = options.resends
-        self._in_vain: Counter[str] | None = None
+        self._unreached: Counter[str] | None = None
         self._rounds = 0
         self._extensions = {name: value for name, value in request.extensions.items() if name != "muster"}
         body = request.stream
@@ -127,8 +127,13 @@ class Call:
         """Note a failure at ``endpoint``; return what it says about the replica."""
         self.tried |= {endpoint.id}
         self.last_error, self.last_refusal = error, ""
-        self._came_in_vain(endpoint)
-        return outcome_of_error(error)
+        self._rounds = 0
+        outcome = outcome_of_error(error)
+        if outcome is Outcome.UNREACHABLE:
+            self._unreached = self._unreached or Counter()
+            self._rounds = self._unreached[endpoint.id]
+            self._unreached[endpoint.id] += 1
+        return outcome
 
     def may_go_again(self, withdraw: Callable[[], bool], now: float) -> bool:
         """Tell whether the request may be sent once more after ``failed``; ``withdraw`` takes from the retry budget."""
@@ -158,7 +163,6 @@ class Call:
         if outcome is Outcome.UNREACHABLE:
             return self.failed(endpoint, httpx.ConnectError(f"the ingress of {endpoint.id} could not connect to it"))
         self.last_error, self.last_refusal = None, reason
-        self._came_in_vain(endpoint)
         return outcome
 
     def goes_elsewhere(self, withdraw: Callable[[], bool], now: float) -> bool:
@@ -169,7 +173,7 @@ class Call:
 
     def pause_seconds(self, share: float) -> float:
         """Return how long to wait before the next send; ``share`` is by chance, from 0 to 1, so that no two agree."""
-        if not self._rounds:
+        if not self._rounds or self.last_error is None:
             return 0.0
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self._rounds - 1, 16))
         return longest * (1 + share) / 2
@@ -181,12 +185,6 @@ class Call:
     @property
     def _is_replayable(self) -> bool:
         return not (isinstance(self._body, OneShotBody) and self._body.is_touched)
-
-    def _came_in_vain(self, endpoint: Endpoint) -> None:
-        if self._in_vain is None:
-            self._in_vain = Counter()
-        self._rounds = self._in_vain[endpoint.id]
-        self._in_vain[endpoint.id] += 1
 
     def _in_time(self, now: float) -> dict[str, Any]:
         """Bound each step of a send by the deadline: an answer after it is worth nothing."""

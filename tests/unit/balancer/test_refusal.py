@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import httpx
 import pytest
 
-from muster.balancer import eject
+from muster.balancer import eject, refusal
 from muster.balancer.balancer import Balancer
 from muster.balancer.faults import ServiceBusy, ServiceUnreachable
 from muster.balancer.lease import Outcome
-from muster.balancer.refusal import CLOSED_SECONDS, REST_SECONDS, outcome_of
+from muster.balancer.refusal import CLOSED_SECONDS, outcome_of
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import Gate
 from muster.errors import QueueTimeout
@@ -72,8 +72,8 @@ async def balance(way: Way, *members: Server | Endpoint, use: Scenario, concurre
 def test_what_was_refused_goes_elsewhere_at_once_whatever_its_method(
     way: Way, method: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for outcome in REST_SECONDS:  # longer than a busy machine may take for a dozen requests
-        monkeypatch.setitem(REST_SECONDS, outcome, 60.0)
+    for name in ("CLOSED_SECONDS", "SHORTEST_SECONDS", "LONGEST_SECONDS"):  # than a busy machine takes for a dozen
+        monkeypatch.setattr(refusal, name, 60.0)
     monkeypatch.setattr(eject, "FIRST_SECONDS", 60.0)
 
     async def scenario() -> None:
@@ -163,7 +163,7 @@ def test_a_full_one_is_asked_again_soon(way: Way) -> None:
             async def use(gate: Gate, ask: Ask) -> None:
                 before = asyncio.get_running_loop().time()
                 assert (await ask("POST", "/")).text == "a"
-                assert 0.25 < asyncio.get_running_loop().time() - before < CLOSED_SECONDS
+                assert asyncio.get_running_loop().time() - before < CLOSED_SECONDS
 
             await balance(way, servers["a"], use=use)
             assert len(servers["a"].seen) == 4
