@@ -175,7 +175,7 @@ def _request(request: requests.PreparedRequest, timeout: object) -> httpx.Reques
         request.method,
         request.url,
         headers=[(_bytes(name), _bytes(text)) for name, text in request.headers.items()],
-        content=_bytes(body) if isinstance(body, (str, bytes)) else body,
+        content=body.encode() if isinstance(body, str) else body,  # urllib3 sends UTF-8 too
         extensions={
             "timeout": {"connect": connect, "read": read, "write": read, "pool": None},
             _PREPARED: request,
