@@ -49,6 +49,7 @@ class Job:
     feature: float
     memory_mb: int = 0
     client: int = 0
+    tenant: str = ""
 
 
 def make_trace(

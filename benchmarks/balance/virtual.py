@@ -165,6 +165,7 @@ class _World:
         ask = Ask(
             features={FEATURE: job.feature} if self._told.feature else None,
             demands={VRAM: job.memory_mb} if job.memory_mb and self._told.budgets else {},
+            tenant=job.tenant,
             answer_by=job.at + limit if limit else float("inf"),
         )
         try:

@@ -5,8 +5,8 @@ of requests (``release``), the passing of time (``tick``). Out: tickets, each wi
 woken when it is granted a lease.
 
 The parts, each in a file of its own: who waits and in which order (``queue.py``), which replicas a request may use now
-(``eligible.py``), which of them it gets (``chooser.py``), what is learned from answers (``learning.py``), and which
-requests are refused because they would come too late (``forecast.py``).
+(``eligible.py``), which of them it gets (``chooser.py``, ``explore.py``), what is learned from answers
+(``learning.py``), and which requests are refused because they would come too late (``forecast.py``).
 
 Rules
 * A replica holds at most its limit. A request that finds no free slot waits; one that waits only for replicas that it
@@ -14,7 +14,6 @@ Rules
   then the replica where it will fit first is kept free for it.
 * A set replaces the last one; replicas whose id survives keep their load and health. One that left gets nothing new,
   its running requests finish and are counted until then.
-* A replica that has not been used for ``UNSEEN_SECONDS`` gets one small request: what was learned about it may be over.
 
 Safe for one thread at a time; ``waiting.py`` holds the lock.
 """
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from muster.balancer.ask import NOTHING_SAID, Ask
 from muster.balancer.chooser import Chooser, Randomness
 from muster.balancer.eligible import Eligible
+from muster.balancer.explore import Exploration
 from muster.balancer.forecast import DOUBT, FEWEST, Arrivals, expected_wait
 from muster.balancer.learning import Learning
 from muster.balancer.lease import Lease, Outcome
@@ -42,7 +42,6 @@ BACKFILL_DEPTH = 64
 """How many requests that cannot be served are looked past for one that can, as batch schedulers bound it."""
 URGENCY = 0.2
 """A request is as urgent as one that takes this part of the time that its deadline leaves."""
-UNSEEN_SECONDS = 30.0
 SWEEP_SECONDS = 1.0
 
 
@@ -68,7 +67,7 @@ class Balancer:
         self._arrivals = Arrivals()
         self._eligible = Eligible()
         self._replicas: dict[str, Replica] = {}
-        self._unseen: set[Replica] = set()
+        self._exploration = Exploration(lambda gpu: self._learning.cost.slowness(gpu, ""))
         self._set: EndpointSet | None = None
         self._counts = Counts()
         self._next_change = math.inf
@@ -106,7 +105,6 @@ class Balancer:
                 self._replicas[endpoint_id] = replica
             else:
                 self._learning.cost.forget(endpoint_id)
-        self._unseen.clear()
         self._dispatch(now)
         return True
 
@@ -263,13 +261,10 @@ class Balancer:
         candidates = self._eligible.candidates(ticket.tried, ticket.ask.demands, now, barred)
         if not candidates or self._set is None:
             return False
-        unseen = (
-            self._unseen.intersection(candidates)
-            if self._unseen and ticket.rank <= 0 and not ticket.ask.affinity
-            else None
-        )
-        replica = min(unseen, key=_id) if unseen else self._chooser(candidates, ticket.ask, self._rng)
-        self._unseen.discard(replica)
+        is_free = ticket.rank <= 0 and not ticket.ask.affinity and not ticket.tried
+        replica = self._exploration.pick(candidates) if is_free else None
+        if replica is None:
+            replica = self._chooser(candidates, ticket.ask, self._rng)
         is_trial = not replica.health.is_healthy and not replica.health.is_aside(now)
         replica.health.trials += is_trial
         taken = replica.start(ticket.ask.demands)
@@ -299,16 +294,14 @@ class Balancer:
                 ticket.wake()
 
     def _sweep(self, now: float) -> None:
-        """Forget what other clients had when nobody said so lately, and find who has not been used for long."""
+        """Forget what other clients had when nobody said so lately, and look for who has not been used for long."""
         self._next_sweep = now + SWEEP_SECONDS
         oldest = now - max(SWEEP_SECONDS, 2 * self._learning.cost.work(None))
         for replica in self._eligible.serving:
             if replica.others and replica.reported_at < oldest:
                 replica.others = 0
                 self._learning.score(replica)
-            if replica.is_measured and now - replica.answered_at > UNSEEN_SECONDS:
-                replica.answered_at = now
-                self._unseen.add(replica)
+        self._exploration.look(self._eligible.serving, now)
 
     # ── learning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -366,7 +359,7 @@ class Balancer:
                     raise self._late(needed, needed, left)
                 left -= DOUBT * needed
             ticket.deadline = min(ticket.deadline, now + left)
-        self._arrivals.note(ticket.rank, ticket.cost, now)
+        self._arrivals.note(ticket, now)
         return ticket
 
     def _refuse_if_late(self, ticket: Ticket, now: float) -> None:
@@ -382,7 +375,7 @@ class Balancer:
         return expected_wait(
             ahead=ahead,
             older=older,
-            overtaking=self._arrivals.work_per_second(ticket.rank, now),
+            overtaking=self._arrivals.overtaking(ticket, self._queue.tenants_beside(ticket), now),
             turn=self._learning.cost.work(None),
             capacity=sum(each.limit / each.slowness for each in usable),
         )
@@ -424,10 +417,6 @@ class Balancer:
             if amount > largest[name]
         )
         return NeverFits(f"{self.service}: the request demands {wanted or dict(ask.demands)}: ask for less")
-
-
-def _id(replica: Replica) -> str:
-    return replica.endpoint.id
 
 
 def _nobody() -> None:

@@ -113,6 +113,11 @@ class WaitingQueue:
         self._bands.clear()
         self._credit = 0.0
 
+    def tenants_beside(self, ticket: Ticket) -> int:
+        """Return how many tenants share what its priority gets, its own among them."""
+        band = self._bands.get(ticket.ask.priority)
+        return 1 if band is None else band.tenants_beside(ticket.ask.tenant)
+
     def ahead_of(self, ticket: Ticket) -> tuple[float, float]:
         """Return the expected seconds of work that is before ``ticket``, in it or not: by order, and by age.
 
@@ -202,6 +207,9 @@ class _Band:
         self._waiting -= 1
         if not lane.tickets and lane.served_until <= self._virtual:
             del self._lanes[ticket.ask.tenant]  # it comes back as a new one would: nothing to remember
+
+    def tenants_beside(self, tenant: str) -> int:
+        return 1 + sum(bool(lane.tickets) for name, lane in self._lanes.items() if name != tenant)
 
     def ahead_of(self, ticket: Ticket) -> float:
         lane = self._lanes.get(ticket.ask.tenant)

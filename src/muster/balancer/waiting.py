@@ -40,6 +40,7 @@ class Gate:
         self.monotonic = monotonic
         self._core = core
         self._budget = RetryBudget()
+        self._resent = 0
         self._lock = threading.Lock()
         self._listeners: set[Callable[[], None]] = set()
 
@@ -76,7 +77,7 @@ class Gate:
     def statistics(self) -> Statistics:
         """Return counts as they are now."""
         with self._lock:
-            return self._core.statistics(self.monotonic())
+            return self._core.statistics(self.monotonic())._replace(resent=self._resent)
 
     def close(self) -> None:
         """Fail whoever waits, and refuse from now on."""
@@ -96,7 +97,9 @@ class Gate:
     def may_resend(self) -> bool:
         """Take a token of the retry budget, or say that there is none."""
         with self._lock:
-            return self._budget.withdraw(self.monotonic())
+            may = self._budget.withdraw(self.monotonic())
+            self._resent += may
+            return may
 
     def ask(
         self, deadline: float, tried: frozenset[str], wake: Callable[[], None], ask: Ask, since: float | None
