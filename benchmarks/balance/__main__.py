@@ -11,16 +11,20 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from benchmarks.balance import hop, oracle, peers, report, targets
 from benchmarks.balance.shapes import OURS, SHAPES, SHORT_NAMES, Shape
-from benchmarks.balance.stage import Run, run
+from benchmarks.balance.stage import Run, Together, foresee, run
 from benchmarks.ingress.stand import raise_limit
 from benchmarks.table import console, machine, show
 
 HOP = "hop"
 SEEDS, SECONDS = 10, 15.0
+SIDE_BY_SIDE = 4
+"""Replicas wait, so a run takes a tenth or two of a core. Those of one batch start together, and the column ``late``
+tells whether they were too many."""
 QUICK_SECONDS = 6.0
 
 
@@ -59,27 +63,33 @@ def main() -> int:
 
 
 def _measure(shape: Shape, balancers: Sequence[str], seeds: int, seconds: float, side_by_side: int) -> list[Run]:
-    chosen = [*oracle.ORDERS, *(name for name in shape.balancers if name in balancers)]
-    wanted = [(seed, balancer) for seed in range(1, seeds + 1) for balancer in chosen]
+    chosen = [name for name in shape.balancers if name in balancers]
+    found = [foresee(shape, seed, name, seconds) for name in oracle.ORDERS for seed in range(1, seeds + 1)]
     broken: set[str] = set()
-
-    def one(each: tuple[int, str]) -> Run | None:
-        if each[1] in broken:
-            return None
-        try:
-            return run(shape, each[0], each[1], seconds)
-        except (RuntimeError, subprocess.TimeoutExpired) as error:  # the figures of the others are still wanted
-            broken.add(each[1])
-            print(f"{shape.name}, {each[1]}: {error}", file=sys.stderr)
-            return None
-
-    found: list[Run] = []
-    with ThreadPoolExecutor(side_by_side) as pool:
-        for number, each in enumerate(pool.map(one, wanted), 1):
-            found += [each] if each is not None else []
-            _note(f"{shape.name}: {number} of {len(wanted)}")
+    wanted = [(seed, name) for seed in range(1, seeds + 1) for name in chosen]
+    while wanted:
+        now, wanted = wanted[:side_by_side], wanted[side_by_side:]
+        together = Together(len(now))
+        with ThreadPoolExecutor(len(now)) as pool:
+            runs = pool.map(partial(_one, shape, seconds, together), now)
+            found += [each for each in runs if each is not None]
+        broken |= {name for seed, name in now if not any((run.seed, run.balancer) == (seed, name) for run in found)}
+        wanted = [each for each in wanted if each[1] not in broken]
+        _note(f"{shape.name}: {len(wanted)} runs left")
     _note("")
-    return [each for each in found if each.balancer not in broken]  # pairs need all traces
+    order = [*oracle.ORDERS, *chosen]
+    whole = [each for each in found if each.balancer not in broken]  # pairs need all traces
+    return sorted(whole, key=lambda run: (order.index(run.balancer), run.seed))
+
+
+def _one(shape: Shape, seconds: float, together: Together, wanted: tuple[int, str]) -> Run | None:
+    seed, name = wanted
+    try:
+        return run(shape, seed, name, seconds, together)
+    except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:  # the figures of the others are still wanted
+        together.leave()
+        print(f"{shape.name}, {name}: {error}", file=sys.stderr)
+        return None
 
 
 def _note(text: str) -> None:
@@ -96,7 +106,11 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"length of a trace (default: {SECONDS:g})")
     parser.add_argument("--quick", action="store_true", help=f"one trace of {QUICK_SECONDS:g} s for each shape")
     parser.add_argument(
-        "--side-by-side", type=int, default=1, metavar="N", help="runs at a time: faster, less exact (default: 1)"
+        "--side-by-side",
+        type=int,
+        default=SIDE_BY_SIDE,
+        metavar="N",
+        help=f"runs at a time: more are faster, and less exact (default: {SIDE_BY_SIDE})",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every run to a file")
     asked = parser.parse_args()

@@ -66,15 +66,16 @@ class Replicas:
         self._helpers[index].hear()
         self.generations[index] += 1
 
-    def busy(self, start: float) -> list[list[tuple[float, float]]]:
-        """Return for each replica when its slots were busy, from ``start``."""
+    def busy(self, start: float) -> tuple[list[list[tuple[float, float]]], int]:
+        """Return for each replica when its slots were busy, from ``start``; and how often they refused."""
         told: dict[str, Any] = {}
         for index in range(len(self._helpers)):
             told |= self._ask(index)
-        return [
+        busy = [
             [(begin - start, end - start) for begin, end in self._lost[unit.name] + told[unit.name]["busy"]]
             for unit in self._fleet
         ]
+        return busy, sum(each["refused"] for each in told.values())
 
     def _start(self, units: Sequence[Unit], ports: Sequence[int], listen_at: float = 0.0) -> Helper:
         wanted = {

@@ -69,6 +69,7 @@ def read_plan() -> Plan:
 
 async def play(plan: Plan, send: Send) -> None:
     """Wait for the start, send every request at its moment, wait for all, and write what became of them."""
+    used = _cpu_seconds()
     print("ready", flush=True)
     start = float(await asyncio.to_thread(sys.stdin.readline))
     sent: list[Sent] = []
@@ -76,9 +77,8 @@ async def play(plan: Plan, send: Send) -> None:
         for ask in plan.asks:
             await asyncio.sleep(start + ask.at - time.monotonic())
             group.create_task(_one(plan, send, ask, start + ask.at, sent))
-    used = resource.getrusage(resource.RUSAGE_SELF)
     told: Mapping[str, Any] = {
-        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "cpu_seconds": _cpu_seconds() - used,
         "sent": [[each.index, each.seconds, each.verdict, each.late, each.why] for each in sent],
     }
     print(json.dumps(told), flush=True)
@@ -92,3 +92,8 @@ async def _one(plan: Plan, send: Send, ask: Ask, meant: float, sent: list[Sent])
     except TimeoutError:
         verdict, why = Verdict.GAVE_UP, ""
     sent.append(Sent(ask.index, time.monotonic() - meant, verdict, late, why))
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

@@ -1,8 +1,10 @@
 """What a balancer itself costs: requests without work, one after another and 32 at once.
 
-A proxy is compared with the same client going to a replica directly; the SDK with plain httpx going there. Its price is
-the client's processor time above that of plain httpx; a proxy's is its own. Requests per second are those of client,
-balancer and replicas together on this machine's cores, so the price is what compares.
+A proxy is compared with the same client going to a replica directly; the SDK with plain httpx going there. The SDK's
+price is the client's processor time above that of plain httpx, one after another: with 32 at once httpx itself, which
+walks all connections of a pool for each request, costs more with one pool than the SDK with a pool for each replica. A
+proxy's price is its own processor time, with 32 at once. Requests per second are those of client, balancer and replicas
+together on this machine's cores, so the price is what compares.
 """
 
 import contextlib
@@ -106,7 +108,7 @@ def _round(folder: Path, way: str, target: str, proxy: Program | None) -> _Round
         together = json.loads(client.hear())
         used = proxy.cpu_seconds() - before if proxy else 0.0
     requests = together["requests"]
-    return _Round(alone["p50"], together["per_second"], together["cpu"] / requests, used / requests)
+    return _Round(alone["p50"], together["per_second"], alone["cpu"], used / requests)
 
 
 def _hop(name: str, seen: dict[str, list[_Round]]) -> Hop:

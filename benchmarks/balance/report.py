@@ -51,37 +51,52 @@ def percent(found: Interval) -> str:
 def _absolute(shape: Shape, runs: Sequence[Run], seconds: float) -> Table:
     gpus = list(dict.fromkeys(unit.gpu for unit in shape.fleet))
     columns = (
-        "p50 ms",
-        "p95 ms",
-        "p99 ms",
+        "p50",
+        "p95",
+        "p99",
         "good %",
         "failed %",
         "refused %",
         "gave up %",
-        *(f"busy {x} %" for x in gpus),
+        "busy %",
+        "late",
+        "CPU",
+        "sent back",
     )
-    late = max((run.figures.late_send for run in runs), default=0.0)
     shown = plain_table(
         f"{shape.name}: {shape.title}",
         ("balancer", *columns),
-        f"means over {_seeds(runs)} traces of {seconds:g} s, the same for all; {peers.versions()}\n"
-        f"good: answered within max(5 x own work, 300 ms); requests left up to {late * 1e3:.0f} ms late (p99)",
+        f"means over {_seeds(runs)} traces of {seconds:g} s, the same for all; times in ms; {peers.versions()}\n"
+        f"good: within max(5 x own work, 300 ms); busy: slots of {' / '.join(gpus)}; sent back: refusals by replicas for"
+        " each request\nlate: p99 by which requests left their client after they should; CPU: the client's for each request,"
+        " with the SDK also the balancer's",
     )
     for name in balancers(runs):
-        chosen = [run.figures for run in runs if run.balancer == name]
+        chosen = [run for run in runs if run.balancer == name]
+        saw = [run.figures for run in chosen]
         shown.add_row(
             name,
+            *(_mean([getattr(each, part) for each in saw], 1e3, 0) for part in ("p50", "p95", "p99")),
             *(
-                f"{statistics.fmean(each) * 1e3:,.0f}"
-                for each in zip(*((x.p50, x.p95, x.p99) for x in chosen), strict=True)
+                _mean([getattr(each, part) for each in saw], 100, 1)
+                for part in ("goodput", "failed", "refused", "gave_up")
             ),
+            " / ".join(_mean([each.utilisation[gpu] for each in saw], 100, 0) for gpu in gpus),
             *(
-                f"{statistics.fmean(each) * 100:.1f}"
-                for each in zip(*((x.goodput, x.failed, x.refused, x.gave_up) for x in chosen), strict=True)
+                ("", "", "")
+                if name in oracle.ORDERS
+                else (
+                    _mean([each.late_send for each in saw], 1e3, 0),
+                    _mean([run.client_cpu for run in chosen], 1e3, 2),
+                    _mean([run.refusals for run in chosen], 1, 2),
+                )
             ),
-            *(f"{statistics.fmean(x.utilisation[gpu] for x in chosen) * 100:.0f}" for gpu in gpus),
         )
     return shown
+
+
+def _mean(values: Sequence[float], scale: float, digits: int) -> str:
+    return f"{statistics.fmean(values) * scale:,.{digits}f}"
 
 
 def _ratios(shape: Shape, runs: Sequence[Run]) -> Table:

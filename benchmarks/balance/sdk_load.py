@@ -15,6 +15,7 @@ import muster
 from benchmarks.balance.client import Ask, Plan, play, read_plan
 from benchmarks.balance.figures import Verdict
 from benchmarks.balance.fleet import VRAM
+from benchmarks.balance.replica import HOST
 from benchmarks.balance.trace import FEATURE
 from muster.errors import BalancerError
 
@@ -33,9 +34,22 @@ def options(plan: Plan, ask: Ask) -> dict[str, Any]:
     return told
 
 
+async def warm_up() -> None:
+    """Send a request past the SDK: httpx imports at its first one, which would hold up the trace's first requests."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, HOST, 0) as server, httpx.AsyncClient(trust_env=False) as client:
+        await client.get(f"http://{HOST}:{server.sockets[0].getsockname()[1]}")
+
+
 async def main() -> None:
     """Play the plan."""
     plan = read_plan()
+    await warm_up()
     async with muster.connect(plan.target) as connection:
         service = connection.service(SERVICE)
         async with httpx.AsyncClient(

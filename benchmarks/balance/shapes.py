@@ -25,6 +25,8 @@ MUSTER = "Muster"
 MUSTER_COST = "Muster + feature"
 MUSTER_ADAPTIVE = "Muster, no limit declared"
 PEERS = (NGINX_ROUND_ROBIN, NGINX_LEAST, HAPROXY_LEAST, HAPROXY_QUEUE)
+STRONG_PEERS = (HAPROXY_LEAST, HAPROXY_QUEUE)
+"""Who is enough where the question is whether a figure depends on a fleet or a distribution."""
 OURS = (MUSTER, MUSTER_COST, MUSTER_ADAPTIVE)
 SHORT_NAMES = {
     "nginx-rr": NGINX_ROUND_ROBIN,
@@ -51,12 +53,13 @@ class Shape:
     client_num: int = 1
     kill_every_seconds: float | None = None
     deadline_seconds: float | None = None
+    peers: tuple[str, ...] = PEERS
     ours: tuple[str, ...] = (MUSTER, MUSTER_COST)
 
     @property
     def balancers(self) -> tuple[str, ...]:
         """Who is measured."""
-        return PEERS + self.ours
+        return self.peers + self.ours
 
     @property
     def has_memory(self) -> bool:
@@ -97,10 +100,26 @@ SHAPES = {
             deadline_seconds=OVERLOAD_DEADLINE_SECONDS,
         ),
         Shape("clients-4", "4 fast, 2 slow replicas, load 0.9, 4 independent clients", load=0.9, client_num=4),
-        Shape("varied-0.9", "8 replicas of 1x, 2x, 4x, with 1, 2 or 4 slots, load 0.9", VARIED, 0.9),
-        Shape("pareto-0.9", "4 fast, 2 slow replicas, bounded Pareto work, load 0.9", load=0.9, work=Work.PARETO),
-        Shape("bimodal-0.9", "4 fast, 2 slow replicas, bimodal work, load 0.9", load=0.9, work=Work.BIMODAL),
-        Shape("bursty-0.7", "4 fast, 2 slow replicas, arrivals in bursts, load 0.7", is_bursty=True),
+        Shape(
+            "varied-0.9", "8 replicas of 1x, 2x, 4x, with 1, 2 or 4 slots, load 0.9", VARIED, 0.9, peers=STRONG_PEERS
+        ),
+        Shape(
+            "pareto-0.9",
+            "4 fast, 2 slow replicas, bounded Pareto work, load 0.9",
+            load=0.9,
+            work=Work.PARETO,
+            peers=STRONG_PEERS,
+        ),
+        Shape(
+            "bimodal-0.9",
+            "4 fast, 2 slow replicas, bimodal work, load 0.9",
+            load=0.9,
+            work=Work.BIMODAL,
+            peers=STRONG_PEERS,
+        ),
+        Shape(
+            "bursty-0.7", "4 fast, 2 slow replicas, arrivals in bursts, load 0.7", is_bursty=True, peers=STRONG_PEERS
+        ),
     )
 }
 

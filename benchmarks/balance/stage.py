@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.balance import oracle, peers
 from benchmarks.balance.churn import Published, Replicas, disturb, outages
@@ -33,26 +34,56 @@ _PORTS = 400
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A balancer's run of a trace. ``reasons`` counts what those were told who were not answered."""
+    """A balancer's run of a trace.
+
+    ``reasons`` counts what those were told who were not answered; ``client_cpu`` is seconds of processor time for each
+    request, which with the SDK is also the balancer's; ``refusals`` are by how many replicas each was turned away.
+    """
 
     shape: str
     seed: int
     balancer: str
     figures: Figures
     reasons: dict[str, int] = field(default_factory=dict)
+    client_cpu: float = 0.0
+    refusals: float = 0.0
 
 
-def run(shape: Shape, seed: int, balancer: str, seconds: float) -> Run:
-    """Let the trace of a seed through a balancer, or through an oracle."""
-    jobs = shape.trace(seed, seconds)
-    plan = outages(shape.fleet, shape.kill_every_seconds, seconds, random.Random(seed))
-    if balancer in oracle.ORDERS:
-        served = oracle.serve(jobs, shape.fleet, oracle.ORDERS[balancer], patience=shape.patience_seconds, outages=plan)
-        answers = [
-            Answer(shape.patience_seconds, Verdict.GAVE_UP) if each is None else Answer(each, Verdict.ANSWERED)
-            for each in served.latency
-        ]
-        return Run(shape.name, seed, balancer, figures(jobs, answers, shape.fleet, served.busy, seconds=seconds))
+class Together:
+    """Where runs that go side by side wait for each other: starting a program would disturb the others' requests."""
+
+    def __init__(self, count: int) -> None:
+        self._missing = count
+        self._change = threading.Condition()
+
+    def arrive(self) -> None:
+        """Return when all are ready."""
+        with self._change:
+            self._missing -= 1
+            self._change.notify_all()
+            self._change.wait_for(lambda: self._missing <= 0)
+
+    def leave(self) -> None:
+        """Be waited for by nobody."""
+        with self._change:
+            self._missing -= 1
+            self._change.notify_all()
+
+
+def foresee(shape: Shape, seed: int, name: str, seconds: float) -> Run:
+    """Let the trace of a seed through an oracle."""
+    jobs, plan = _given(shape, seed, seconds)
+    served = oracle.serve(jobs, shape.fleet, oracle.ORDERS[name], patience=shape.patience_seconds, outages=plan)
+    answers = [
+        Answer(shape.patience_seconds, Verdict.GAVE_UP) if each is None else Answer(each, Verdict.ANSWERED)
+        for each in served.latency
+    ]
+    return Run(shape.name, seed, name, figures(jobs, answers, shape.fleet, served.busy, seconds=seconds))
+
+
+def run(shape: Shape, seed: int, balancer: str, seconds: float, together: Together) -> Run:
+    """Let the trace of a seed through a balancer, starting when the others of ``together`` are ready too."""
+    jobs, plan = _given(shape, seed, seconds)
     is_ours = balancer in OURS
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="muster-balance-")))
@@ -83,19 +114,26 @@ def run(shape: Shape, seed: int, balancer: str, seconds: float) -> Run:
             client.tell(_plan(shape, balancer, jobs, number, target).to_json())
         for client in clients:
             client.hear()
+        together.arrive()
         start = time.monotonic() + _LEAD_SECONDS
         with ThreadPoolExecutor(len(clients) + 1) as pool:
             disturbing = pool.submit(disturb, plan, start, replicas, published)
             patience = seconds + shape.patience_seconds + 30
             told = list(pool.map(lambda client: _finish(client, start, patience), clients))
             disturbing.result()
-        busy = replicas.busy(start)
-    sent = sorted((each for some in told for each in some), key=lambda each: each[0])
+        busy, refusals = replicas.busy(start)
+    sent = sorted((each for some in told for each in some["sent"]), key=lambda each: each[0])
     answers = [Answer(each[1], Verdict(each[2])) for each in sent]
     late = percentile([each[3] for each in sent], 99)
     reasons = Counter(each[4] for each in sent if each[4])
     found = figures(jobs, answers, shape.fleet, busy, seconds=seconds, late_send=late)
-    return Run(shape.name, seed, balancer, found, dict(reasons.most_common(8)))
+    cpu = sum(some["cpu_seconds"] for some in told) / len(jobs)
+    return Run(shape.name, seed, balancer, found, dict(reasons.most_common(8)), cpu, refusals / len(jobs))
+
+
+def _given(shape: Shape, seed: int, seconds: float) -> tuple[tuple[Job, ...], list[oracle.Outage]]:
+    plan = outages(shape.fleet, shape.kill_every_seconds, seconds, random.Random(seed))
+    return shape.trace(seed, seconds), plan
 
 
 def _plan(shape: Shape, balancer: str, jobs: tuple[Job, ...], client: int, target: str) -> Plan:
@@ -113,8 +151,8 @@ def _plan(shape: Shape, balancer: str, jobs: tuple[Job, ...], client: int, targe
     return Plan(asks, target, shape.patience_seconds, shape.deadline_seconds)
 
 
-def _finish(client: Helper, start: float, seconds: float) -> list[tuple[int, float, str, float, str]]:
-    told: list[tuple[int, float, str, float, str]] = json.loads(client.finish(repr(start), seconds))["sent"]
+def _finish(client: Helper, start: float, seconds: float) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(client.finish(repr(start), seconds))
     return told
 
 
