@@ -1,7 +1,8 @@
 """A lease in the hands of an HTTP seam, and an answer's body that keeps it until it has been read.
 
 The lease lasts as long as the body does: read to its end, broken off, or closed. Only an answer that was read to its
-end says how long the replica took.
+end says how long the replica took. A stream of events that says ``[DONE]`` is at its end: OpenAI's SDK closes it there,
+before the bytes that end the body, and nothing would ever be learned of language models otherwise.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,8 @@ from muster.balancer.pools import Pools
 from muster.balancer.report import LOAD_HEADER, load_of
 from muster.balancer.waiting import Gate
 from muster.model.endpoint import Endpoint
+
+DONE = b"data: [DONE]"
 
 T = TypeVar("T")
 
@@ -66,9 +69,14 @@ class _Body(Generic[T]):
         self.hold = hold
         self._outcome = outcome
         self._is_whole = False
+        self._last = b""
+
+    def _note(self, chunk: bytes) -> None:
+        self._last = (self._last + chunk[-32:])[-32:]
 
     def _end(self) -> None:
-        is_cut_short = self._outcome is Outcome.OK and not self._is_whole
+        is_whole = self._is_whole or self._last.rstrip().endswith(DONE)
+        is_cut_short = self._outcome is Outcome.OK and not is_whole
         self.hold.end(Outcome.UNREAD if is_cut_short else self._outcome)
 
     def _broken(self, error: httpx.TransportError) -> NoReturn:
@@ -87,6 +95,7 @@ class AsyncBody(_Body[httpx.AsyncHTTPTransport], httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._stream:
+                self._note(chunk)
                 yield chunk
         except httpx.TransportError as error:
             self._broken(error)
@@ -125,7 +134,9 @@ class SyncBody(_Body[httpx.HTTPTransport], httpx.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self._stream
+            for chunk in self._stream:
+                self._note(chunk)
+                yield chunk
         except httpx.TransportError as error:
             self._broken(error)
         self._is_whole = True
