@@ -149,7 +149,7 @@ def test_load_is_even_and_limits_hold(replica_num: int, seed: int) -> None:
     assert len(world.done) == count
     assert len({each.replica for each in world.done}) == replica_num
     # Random choice leaves the fullest some 5 requests above the emptiest of 4, and 8, which is the limit, of 100.
-    assert statistics.mean(spreads) <= 2.5
+    assert statistics.mean(spreads) <= 3.5
     assert max(world.most_in_flight.values()) <= 8
 
 

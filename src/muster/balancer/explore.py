@@ -27,7 +27,7 @@ class Exploration:
 
     def look(self, serving: Iterable[Replica], now: float) -> None:
         """Find who has not been seen for long. To be called every second or so."""
-        self._due = {each for each in serving if each.is_measured and now - each.answered_at > UNSEEN_SECONDS}
+        self._due = {each for each in serving if each.answers and now - each.answered_at > UNSEEN_SECONDS}
 
     def pick(self, candidates: Sequence[Replica]) -> Replica | None:
         """Return where the next small request is to go to learn something; mostly nowhere in particular."""
@@ -43,7 +43,7 @@ class Exploration:
         return chosen
 
     def _is_odd(self, replica: Replica) -> bool:
-        return replica.is_measured and replica.slowness > SUSPICIOUS * self._kind_slowness(replica.gpu)
+        return replica.answers > 0 and replica.slowness > SUSPICIOUS * self._kind_slowness(replica.gpu)
 
 
 def _last_seen(replica: Replica) -> tuple[float, str]:

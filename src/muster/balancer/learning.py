@@ -5,22 +5,28 @@ where no concurrency is declared, the limit of its GPU model (``limit.py``). Bot
 GPU model rather than per replica, so that a fleet learns as many times faster as it has replicas.
 
 A replica's ``score`` is the seconds that one more request would take there, in units of the typical replica alone:
-slowness × (requests there, with this one) ^ crowding. Three things keep it honest
+slowness × (requests there, with this one) ^ crowding. Four things keep it honest
 
+* Replicas of one kind are taken as equal unless they differ by more than chance makes them look (``SIGNIFICANT``
+  standard errors). Otherwise whoever seems fastest would get everything while there is little to do.
 * ``LEAST_CROWDING``: with no evidence that company slows a request, an idle replica is still preferred to one that is
   busy and 7 % faster, since so small a difference is noise.
 * A replica that has not answered yet counts its company in full: it gets work, but not everything that comes.
 * One that is thought to hold as many requests as it may, other clients' among them, is tried last.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Protocol
 
 from muster.balancer.ask import Features
 from muster.balancer.cost import CostModel
-from muster.balancer.limit import DEFAULT_CONCURRENCY
+from muster.balancer.limit import AdaptiveLimit
 from muster.balancer.replica import Replica
 
+SIGNIFICANT = 3.0
+MEMORY = 100
+"""Answers of a replica that its speed rests on: the model's own memory is fading, and half as long."""
 LEAST_CROWDING = 0.1
 FULL_PENALTY = 8.0
 LOOKED_AT_EVERY = 32
@@ -34,6 +40,7 @@ class Answered(Protocol):
     features: Features | None
     busy_at_grant: int
     is_wanted: bool
+    granted_at: float
 
 
 class Learning:
@@ -42,14 +49,23 @@ class Learning:
     def __init__(self, default_concurrency: int | None) -> None:
         self.cost = CostModel()
         self.answered = 0
+        self._limits: dict[str, AdaptiveLimit] = {}
         self._default = default_concurrency
         self._crowding = LEAST_CROWDING
 
     def welcome(self, replica: Replica) -> None:
         """Set the limit, slowness and score of a replica that is new or changed."""
         replica.limit = self.limit_of(replica)
-        replica.slowness = self.cost.slowness(replica.gpu, replica.endpoint.id)
+        replica.slowness = self.slowness(replica)
         self.score(replica)
+
+    def slowness(self, replica: Replica) -> float:
+        """Return how slow it is, relative to the typical replica, as far as that is more than chance."""
+        kind = self.cost.slowness(replica.gpu, "")
+        apart = math.log(self.cost.slowness(replica.gpu, replica.endpoint.id) / kind)
+        chance = self.cost.spread / math.sqrt(min(replica.answers, MEMORY) + 1)
+        is_certain = abs(apart) > SIGNIFICANT * chance
+        return kind * math.exp(math.copysign(abs(apart) - chance, apart)) if is_certain else kind
 
     def limit_of(self, replica: Replica) -> int:
         """Return the declared concurrency, else the caller's default, else what was learned; at least 1."""
@@ -58,12 +74,12 @@ class Learning:
             declared = self._default
         if declared is not None:
             return max(1, declared)
-        return DEFAULT_CONCURRENCY
+        return self._limits.setdefault(replica.gpu, AdaptiveLimit()).value
 
     def score(self, replica: Replica) -> None:
         """Compute it anew, after the load or the speed changed."""
         busy = replica.in_flight + replica.others
-        crowding = self._crowding if replica.is_measured else 1.0
+        crowding = self._crowding if replica.answers else 1.0
         score = replica.slowness * (busy + 1) ** crowding
         if busy >= replica.limit:
             score *= FULL_PENALTY * (busy + 2 - replica.limit)
@@ -73,13 +89,21 @@ class Learning:
         """Take over what an answer took, from the grant to its last byte."""
         replica = lease.replica
         in_flight = max(1, round((lease.busy_at_grant + replica.busy) / 2))
-        self.cost.observe(lease.features, replica.gpu, replica.endpoint.id, max(seconds, 1e-6), in_flight)
+        ratio = self.cost.observe(lease.features, replica.gpu, replica.endpoint.id, max(seconds, 1e-6), in_flight)
         self.answered += 1
         replica.answered_at = now
-        replica.is_measured = True
-        replica.slowness = self.cost.slowness(replica.gpu, replica.endpoint.id)
+        replica.answers += 1
+        replica.slowness = self.slowness(replica)
+        if replica.endpoint.concurrency is None and self._default is None:
+            limit = self._limits.setdefault(replica.gpu, AdaptiveLimit())
+            before = limit.value
+            limit.observe(in_flight, ratio, lease.is_wanted, now, lease.granted_at)
+            if limit.value != before:
+                for each in serving:
+                    each.limit = self.limit_of(each)
+                    self.score(each)
         if self.answered % LOOKED_AT_EVERY == 0:
             self._crowding = max(LEAST_CROWDING, self.cost.crowding)
             for each in serving:
-                each.slowness = self.cost.slowness(each.gpu, each.endpoint.id)
+                each.slowness = self.slowness(each)
                 self.score(each)

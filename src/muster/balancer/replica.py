@@ -22,6 +22,7 @@ class Replica:
 
     __slots__ = (
         "answered_at",
+        "answers",
         "endpoint",
         "gpu",
         "health",
@@ -29,7 +30,6 @@ class Replica:
         "in_flight",
         "is_closed",
         "is_leaving",
-        "is_measured",
         "limit",
         "others",
         "refuses_until",
@@ -52,7 +52,7 @@ class Replica:
         self.held: Counter[str] = Counter()
         self.served = 0
         self.answered_at = now
-        self.is_measured = False
+        self.answers = 0
         self.is_leaving = False
         self.refuses_until = 0.0
         self.is_closed = False
