@@ -4,7 +4,8 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from benchmarks.balance.figures import Figures, Interval, interval, ratio
-from benchmarks.balance.shapes import PEERS
+from benchmarks.balance.oracle import ORDERS
+from benchmarks.balance.shapes import OURS
 from benchmarks.balance.stage import Run
 
 Measure = Callable[[Figures], float]
@@ -33,7 +34,7 @@ def balancers(runs: Sequence[Run]) -> list[str]:
 
 def best_peer(runs: Sequence[Run], measure: Measure) -> str | None:
     """Return the peer that does best over all seeds, for this measure."""
-    there = [name for name in balancers(runs) if name in PEERS]
+    there = [name for name in balancers(runs) if name not in OURS and name not in ORDERS]
     if not there:
         return None
     by_mean = sorted(there, key=lambda name: statistics.fmean(samples(runs, name, measure)))

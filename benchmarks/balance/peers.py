@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.balance.fleet import Fleet
 from benchmarks.balance.replica import HEALTH_PATH, HOST
-from benchmarks.balance.shapes import HAPROXY_LEAST, HAPROXY_QUEUE, NGINX_LEAST, NGINX_ROUND_ROBIN
+from benchmarks.balance.shapes import HAPROXY_EACH, HAPROXY_LEAST, HAPROXY_QUEUE, NGINX_LEAST, NGINX_ROUND_ROBIN
 from benchmarks.ingress.peers import found, version
 from benchmarks.ingress.program import Program, running
 
@@ -123,7 +123,7 @@ def proxy(
     if path is None:
         raise RuntimeError(f"{balancer} is not installed: scripts/servers ensure")
     config, log = folder / "proxy.conf", folder / "proxy.log"
-    if balancer in (HAPROXY_LEAST, HAPROXY_QUEUE):
+    if balancer in (HAPROXY_LEAST, HAPROXY_QUEUE, HAPROXY_EACH):
         has_queue = balancer == HAPROXY_QUEUE
         config.write_text(haproxy_config(port, fleet, ports, has_queue=has_queue, deadline=deadline))
         command: tuple[str, ...] = (path, "-db", "-f", str(config))

@@ -52,7 +52,9 @@ class Counts:
 
 
 @dataclass(eq=False, slots=True)
-class _Request:
+class Request:
+    """One that runs or waits."""
+
     connection: "_Connection"
     seconds: float
     memory_mb: int
@@ -66,11 +68,11 @@ class Replica:
         self.counts = Counts()
         self._is_enforcing = is_enforcing
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Request] = deque()
+        self._queue: deque[Request] = deque()
         self._running = 0
         self._memory_mb = 0
 
-    def take(self, request: _Request) -> None:
+    def take(self, request: Request) -> None:
         """Begin a request, let it wait, or refuse it."""
         if self._is_enforcing and self._in_flight >= self.unit.slots:
             self.counts.refused += 1
@@ -81,7 +83,7 @@ class Replica:
         self.counts.most_in_flight = max(self.counts.most_in_flight, self._in_flight)
         self._begin()
 
-    def drop(self, request: _Request) -> None:
+    def drop(self, request: Request) -> None:
         """Let go of one that waits and whose client has left."""
         if request in self._queue:
             self.counts.left += 1
@@ -110,7 +112,7 @@ class Replica:
             self._memory_mb += request.memory_mb
             self._loop.call_later(request.seconds * self.unit.slowness, self._end, request, time.monotonic())
 
-    def _end(self, request: _Request, begun_at: float) -> None:
+    def _end(self, request: Request, begun_at: float) -> None:
         self.counts.busy.append((begun_at, time.monotonic()))
         request.connection.answer(200, self.load(), b"done")
         self._running -= 1
@@ -126,7 +128,7 @@ class _Connection(asyncio.Protocol):
         self._every = every
         self._transport: asyncio.Transport
         self._held = b""
-        self._request: _Request | None = None
+        self._request: Request | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # a uvloop transport is no subclass
@@ -137,7 +139,7 @@ class _Connection(asyncio.Protocol):
             path, _, query = head.split(b" ", 2)[1].decode().partition("?")
             if path == WORK_PATH:
                 wanted = parse_qs(query)
-                self._request = _Request(self, float(wanted["seconds"][0]), int(wanted["memory_mb"][0]))
+                self._request = Request(self, float(wanted["seconds"][0]), int(wanted["memory_mb"][0]))
                 self._replica.take(self._request)
             elif path == STATISTICS_PATH:
                 told = {each.unit.name: asdict(each.counts) for each in self._every}

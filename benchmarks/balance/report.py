@@ -67,9 +67,9 @@ def _absolute(shape: Shape, runs: Sequence[Run], seconds: float) -> Table:
         f"{shape.name}: {shape.title}",
         ("balancer", *columns),
         f"means over {_seeds(runs)} traces of {seconds:g} s, the same for all; times in ms; {peers.versions()}\n"
-        f"good: within max(5 x own work, 300 ms); busy: slots of {' / '.join(gpus)}; sent back: refusals by replicas for"
-        " each request\nlate: p99 by which requests left their client after they should; CPU: the client's for each request,"
-        " with the SDK also the balancer's",
+        f"good: within max(5 x own work, 300 ms); busy: slots of {' / '.join(gpus)}; sent back: refusals for each"
+        " request\nlate: p99 by which requests left their client after they should; CPU: the client's for each request,"
+        " the SDK's with it",
     )
     for name in balancers(runs):
         chosen = [run for run in runs if run.balancer == name]

@@ -61,7 +61,7 @@ async def main() -> None:
                 try:
                     response = await client.get(ask.path, extensions={"muster": options(plan, ask)})
                 except BalancerError as error:
-                    return Verdict.REFUSED, repr(error)
+                    return Verdict.REFUSED, type(error).__name__
                 except httpx.HTTPError as error:
                     return Verdict.FAILED, repr(error)
                 if response.is_success:

@@ -21,6 +21,8 @@ NGINX_ROUND_ROBIN = "nginx round robin"
 NGINX_LEAST = "nginx least_conn"
 HAPROXY_LEAST = "HAProxy leastconn"
 HAPROXY_QUEUE = "HAProxy leastconn + maxconn"
+HAPROXY_EACH = "HAProxy leastconn, each its own"
+"""One for each client, as sidecars stand: like the SDK's clients they know nothing of each other."""
 MUSTER = "Muster"
 MUSTER_COST = "Muster + feature"
 MUSTER_ADAPTIVE = "Muster, no limit declared"
@@ -33,6 +35,7 @@ SHORT_NAMES = {
     "nginx-least": NGINX_LEAST,
     "haproxy-least": HAPROXY_LEAST,
     "haproxy-queue": HAPROXY_QUEUE,
+    "haproxy-each": HAPROXY_EACH,
     "muster": MUSTER,
     "muster-cost": MUSTER_COST,
     "muster-adaptive": MUSTER_ADAPTIVE,
@@ -99,7 +102,13 @@ SHAPES = {
             load=1.2,
             deadline_seconds=OVERLOAD_DEADLINE_SECONDS,
         ),
-        Shape("clients-4", "4 fast, 2 slow replicas, load 0.9, 4 independent clients", load=0.9, client_num=4),
+        Shape(
+            "clients-4",
+            "4 fast, 2 slow replicas, load 0.9, 4 independent clients; the proxies but the last are one for all",
+            load=0.9,
+            client_num=4,
+            peers=(*PEERS, HAPROXY_EACH),
+        ),
         Shape(
             "varied-0.9", "8 replicas of 1x, 2x, 4x, with 1, 2 or 4 slots, load 0.9", VARIED, 0.9, peers=STRONG_PEERS
         ),

@@ -21,7 +21,7 @@ from benchmarks.balance.client import Ask, Plan
 from benchmarks.balance.figures import Answer, Figures, Verdict, figures
 from benchmarks.balance.process import Helper, helper
 from benchmarks.balance.replica import WORK_PATH
-from benchmarks.balance.shapes import MUSTER_ADAPTIVE, MUSTER_COST, OURS, Shape
+from benchmarks.balance.shapes import HAPROXY_EACH, MUSTER_ADAPTIVE, MUSTER_COST, OURS, Shape
 from benchmarks.balance.trace import Job
 from benchmarks.ingress.stand import free_ports
 from benchmarks.table import percentile
@@ -100,18 +100,17 @@ def run(shape: Shape, seed: int, balancer: str, seconds: float, together: Togeth
                 f"file://{folder}/registry", shape.fleet, is_limit_declared=balancer != MUSTER_ADAPTIVE
             )
             published.publish(replicas)
-            target = published.url
+            targets = [published.url]
         else:
-            port = free_port()
-            stack.enter_context(
-                peers.proxy(balancer, folder, port, shape.fleet, replicas.ports, deadline=shape.deadline_seconds)
-            )
-            target = str(port)
+            targets = [
+                str(_proxy(shape, balancer, stack, folder / f"proxy{number}", replicas))
+                for number in range(shape.client_num if balancer == HAPROXY_EACH else 1)
+            ]
         clients = [
             stack.enter_context(helper("sdk_load" if is_ours else "load", folder)) for _ in range(shape.client_num)
         ]
         for number, client in enumerate(clients):
-            client.tell(_plan(shape, balancer, jobs, number, target).to_json())
+            client.tell(_plan(shape, balancer, jobs, number, targets[number % len(targets)]).to_json())
         for client in clients:
             client.hear()
         together.arrive()
@@ -129,6 +128,15 @@ def run(shape: Shape, seed: int, balancer: str, seconds: float, together: Togeth
     found = figures(jobs, answers, shape.fleet, busy, seconds=seconds, late_send=late)
     cpu = sum(some["cpu_seconds"] for some in told) / len(jobs)
     return Run(shape.name, seed, balancer, found, dict(reasons.most_common(8)), cpu, refusals / len(jobs))
+
+
+def _proxy(shape: Shape, balancer: str, stack: contextlib.ExitStack, folder: Path, replicas: Replicas) -> int:
+    port = free_port()
+    folder.mkdir()
+    stack.enter_context(
+        peers.proxy(balancer, folder, port, shape.fleet, replicas.ports, deadline=shape.deadline_seconds)
+    )
+    return port
 
 
 def _given(shape: Shape, seed: int, seconds: float) -> tuple[tuple[Job, ...], list[oracle.Outage]]:

@@ -1,6 +1,7 @@
 """The pure parts of `make bench-lb`: what is asked, what an oracle does with it, and what the figures say of it."""
 
 import argparse
+import asyncio
 import math
 import random
 import statistics
@@ -19,9 +20,10 @@ from benchmarks.balance.figures import Answer, Figures, Verdict, figures, interv
 from benchmarks.balance.fleet import EQUAL, UNLIKE, VARIED, Fleet, capacity, fleet
 from benchmarks.balance.hop import Hop
 from benchmarks.balance.oracle import ORACLE_FEATURE, ORACLE_FIFO, ORACLE_WORK, ORDERS, Outage, serve
+from benchmarks.balance.replica import Replica, Request
 from benchmarks.balance.sdk_load import options
-from benchmarks.balance.shapes import HAPROXY_LEAST, MUSTER, MUSTER_COST, NGINX_LEAST, SHAPES, Shape
-from benchmarks.balance.stage import Run
+from benchmarks.balance.shapes import HAPROXY_LEAST, HAPROXY_QUEUE, MUSTER, MUSTER_COST, NGINX_LEAST, SHAPES, Shape
+from benchmarks.balance.stage import Run, Together, run
 from benchmarks.balance.trace import FEATURE_CORRELATION, Job, Work, make_trace
 
 ONE = fleet((1, 1, 1))
@@ -308,6 +310,62 @@ class TestTargets:
             return next(targets.rows([], [Hop(MUSTER, 1e-3, added, 100.0, 0.0)]))[-1]
 
         assert (verdict(100e-6), verdict(200e-6)) == ("reached", "NOT reached")
+
+
+class Connection:
+    """Where a replica's answers go."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, bytes, bytes]] = []
+        self.is_answered = asyncio.Event()
+
+    def answer(self, status: int, headers: bytes, body: bytes) -> None:
+        self.answers.append((status, headers, body))
+        self.is_answered.set()
+
+
+class TestReplica:
+    """One with one slot and 10 MB; work is so short that it only has to be in order."""
+
+    def run(self, *wanted: tuple[float, int], is_enforcing: bool = False, units: Fleet = ONE) -> list[Connection]:
+        async def scene() -> list[Connection]:
+            replica = Replica(units[0], is_enforcing=is_enforcing)
+            connections = [Connection() for _ in wanted]
+            for connection, (seconds, memory_mb) in zip(connections, wanted, strict=True):
+                replica.take(Request(connection, seconds, memory_mb))  # type: ignore[arg-type]
+            for connection in connections:
+                await connection.is_answered.wait()
+            return connections
+
+        return asyncio.run(scene())
+
+    def test_what_has_no_slot_waits_and_is_answered(self) -> None:
+        assert [each.answers[0][0] for each in self.run((0.001, 0), (0.001, 0), (0.001, 0))] == [200, 200, 200]
+
+    def test_behind_an_ingress_it_is_refused_at_once_with_the_load(self) -> None:
+        first, second = self.run((0.001, 0), (0.001, 0), is_enforcing=True)
+        status, headers, _ = second.answers[0]
+        assert (first.answers[0][0], status) == (200, 503)
+        assert b"x-muster-refused: over_capacity\r\n" in headers
+        assert b"named_metrics.in_flight=1,named_metrics.concurrency=1" in headers
+
+    def test_what_does_not_fit_when_it_begins_dies_and_what_waits_takes_nothing_yet(self) -> None:
+        two_slots = fleet((1, 1, 2), memory_mb=10)
+        statuses = [each.answers[0][0] for each in self.run((0.001, 6), (0.001, 6), (0.001, 4), units=two_slots)]
+        assert statuses == [200, 500, 200]
+        one_slot = fleet((1, 1, 1), memory_mb=10)
+        assert [each.answers[0][0] for each in self.run((0.001, 6), (0.001, 6), units=one_slot)] == [200, 200]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("balancer", [MUSTER_COST, HAPROXY_QUEUE, NGINX_LEAST])
+def test_a_run_answers_everybody_and_accounts_for_all_work(balancer: str) -> None:
+    if balancer != MUSTER_COST and peers.program_of(balancer) is None:
+        pytest.skip("not installed: scripts/servers ensure")
+    shape = Shape("small", "small", EQUAL, 0.3, client_num=2)
+    found = run(shape, 1, balancer, 1.0, Together(1))
+    assert found.figures.failed == found.figures.refused == found.figures.gave_up == 0
+    assert found.figures.utilisation["gpu-1x"] > 0
 
 
 def test_the_table_of_a_shape_whose_fleet_has_memory_says_so() -> None:
