@@ -10,8 +10,8 @@ of ``cost_shape.py``. The answer is their mean, each weighed by a high power of 
 * A useless shape has about the error of the mean; then they share the answer, which is as good as the mean. A shape of
   half the variance has 2⁸ = 256 times the weight: that is a choice, but without a jump.
 * A shape that has become clearly worse than the mean (its features were inverted, their unit changed) is left, and
-  starts again from the next WARM_UP samples. Forgetting alone would take hundreds of requests to turn it round. One
-  that is no better than the mean after TRIAL observations starts again as well: its units may be those of other days.
+  starts again from the next WARM_UP samples. Forgetting alone would take hundreds of requests to turn it round. After
+  TRIAL observations it is enough to be no better: its units may be those of other days.
 * Errors are cut off at three deviations of the mean's where the mean errs as much: one stuck request says nothing
   about a shape. Where only the shape errs, its error counts nearly in full.
 * A prediction stays within what has been seen and half as much more on the log scale, MARGIN at most.
@@ -117,6 +117,11 @@ class _Candidate:
         self.shape.learn(row, clipped(error, self.usual))
         self.variance = weighed(self.variance, squared, self.count, bound)
         self.usual = weighed(self.usual, squared, self.count, TOGETHER * self.usual)
+
+    def has_failed(self, mean_variance: float) -> bool:
+        """Whether it had its chance and the mean, with this variance of its errors, does better or as well."""
+        tolerated = NO_BETTER if self.count >= TRIAL else WORSE
+        return self.count >= 2 * WARM_UP and self.variance > tolerated * mean_variance
 
 
 class Kind:
@@ -225,9 +230,7 @@ class Kind:
                 if self.count - candidate.failed_at < WARM_UP:
                     continue
                 self._start(candidate)
-            elif candidate.count >= TRIAL and candidate.variance > NO_BETTER * variance:
-                self._start(candidate)
-            elif candidate.count >= 2 * WARM_UP and candidate.variance > WORSE * variance:
+            elif candidate.has_failed(variance):
                 candidate.failed_at = self.count
                 candidate.share = 0.0
                 continue
