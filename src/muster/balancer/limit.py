@@ -1,13 +1,189 @@
-"""How many requests one replica may hold at once.
+"""How many requests one replica may hold at once, where nobody declared it.
 
-The endpoint declares it (``service.concurrency`` of the deployment); where it does not, 8: enough to keep a small
-model's batch fed, few enough that a dying replica takes little with it. Finding it adaptively is a later part and
-takes this function's place.
+Sought is the knee: the lowest number that gives nearly all of the throughput. More only lets requests wait in the
+replica instead of in the queue, where they still can go elsewhere, be ordered, and be refused in time.
+
+Let T(n) be how long requests take, relative to their size, while their replica holds n. Throughput is n / T(n), so what
+counts is the elasticity e = d log T / d log n: 0 where one more costs the others nothing (free slots, a batch that
+is not full), 1 where one more buys nothing. The limit grows while e is clearly below 1, in **trials**:
+
+* Two levels, ``low`` and ``high``, take turns in blocks of answers. A request counts for the level that held when it
+  began, whenever it ends, and only if it began in the trial: of those under way at an instant most are long ones.
+  Taking turns makes the comparison independent of drift.
+* Compared are sums of seconds relative to sums of expected seconds (``trial.py``), not single latencies. (Netflix's
+  Gradient2 and TCP Vegas compare a latency with the lowest or mean one seen before: with requests of unlike size that
+  ratio is noise, and they grow or collapse by it.)
+* What is expected is learned from the same requests, and a model that learns fast takes every slowdown for granted
+  before a long block is over. So sums of plain seconds, which need more answers, have a veto.
+* The first to end of those that began together are the short ones, which makes a new level look fast. So one level wins
+  only when the other has just had its turn and its own long requests have ended.
+
+The first trials double the limit; when one has failed, upward steps are by the root of two where ratios are exact.
+After a trial that changed nothing there is a rest, longer every time, and the next trial goes in the other direction,
+to half: so a knee that moved is found again, at once where requests get clearly slower or faster in a rest. Nothing is
+tried and nothing grows while nobody waits for a slot.
 """
 
+import math
+from collections import deque
+from typing import NamedTuple
+
+from muster.balancer.trial import FEW, LevelStatistics, Noise, Noises, Sums, Trial, Verdict
 from muster.model.endpoint import Endpoint
 
 DEFAULT_CONCURRENCY = 8
+
+HIGHEST = 1024
+"""More than any server of models batches; where requests only wait for others, more helps nobody either."""
+
+REST_AT_LEAST, REST_AT_MOST = 64, 10_000
+REST_FACTORS = (8, 16, 32)
+"""A rest lasts that many times as many answers as the trial before it: trials are 11 %, then 3 % of all."""
+REST_FACTOR_UNCLEAR = 2
+"""After a trial that ended without evidence."""
+
+PATIENCE = 16
+"""So many answers in a row for which nobody waited, and the trial pauses."""
+
+WINDOW = 128
+"""Answers whose mean is compared with that of the beginning of the rest."""
+NEWS = 0.25
+"""Log of the least change that ends a rest."""
+NEWS_DEVIATIONS = 4.0
+"""And so many deviations of its noise: by chance once in some ten thousand windows."""
+
+
+class LimitStatistics(NamedTuple):
+    """A limit for people: ``doing`` says in words what it is about; ``noise`` is the deviation of ratios.
+
+    ``levels`` are those of the present trial, or of the last.
+    """
+
+    value: int
+    doing: str
+    noise: float
+    levels: tuple[LevelStatistics, ...]
+    answers: int
+
+
+class AdaptiveLimit:
+    """The limit of one GPU model's replicas of one service."""
+
+    def __init__(self) -> None:
+        self.value = 1
+        self._base = 1
+        self._is_doubling = self._goes_up = True
+        self._began: deque[tuple[float, int]] = deque([(-math.inf, 1)], maxlen=16)
+        self._trial: Trial | None = None
+        self._noises = Noises(Noise(), Noise())
+        self._answers = self._unwanted = self._rests = 0
+        self._rest = FEW
+        self._calm, self._recent = Sums(), Sums()
+        self._levels: tuple[LevelStatistics, ...] = ()
+
+    def observe(
+        self, in_flight: float, ratio: float, is_wanted: bool, now: float, granted_at: float | None = None
+    ) -> None:
+        """Learn from one answered request.
+
+        ``in_flight``: about how many its replica held meanwhile, 1 when it was alone. ``ratio``: its seconds relative
+        to what was expected of it alone. ``is_wanted``: somebody waited for a slot meanwhile. ``granted_at``: when it
+        began; without it a request counts as if it had begun when it ended, and all as equally long, which blurs
+        trials with long requests.
+        """
+        if not 0.0 < ratio < math.inf:
+            return
+        began = now if granted_at is None else granted_at
+        seconds = ratio if granted_at is None else max(now - granted_at, 1e-6)
+        self._answers += 1
+        self._unwanted = 0 if is_wanted else self._unwanted + 1
+        trial = self._trial
+        if trial is None:
+            self._rest -= 1
+            self._look_for_news(seconds, seconds / ratio)
+            if self._rest <= 0 and is_wanted:
+                self._try(now)
+            return
+        trial.observe(self._limit_at(began), began, max(1.0, in_flight), seconds, seconds / ratio)
+        if self._unwanted >= PATIENCE:
+            self._set(self._base, now)
+            trial.pause(self.value)
+        elif is_wanted and trial.is_block_over:
+            verdict = trial.verdict()
+            if verdict is None:
+                self._set(trial.next_block(now), now)
+            else:
+                self._decide(trial, verdict, now)
+
+    def describe(self) -> LimitStatistics:
+        """Return its state for people."""
+        levels = self._levels
+        if self._unwanted >= PATIENCE:
+            doing = "waits until somebody waits for a slot"
+        elif self._trial is None:
+            doing = f"rests for {max(0, self._rest)} answers"
+        else:
+            levels = self._trial.statistics()
+            doing = f"compares {levels[0].limit} with {levels[1].limit}"
+        return LimitStatistics(self.value, doing, math.sqrt(self._noises.ratios.variance), levels, self._answers)
+
+    def _set(self, limit: int, now: float) -> None:
+        if limit != self.value:
+            self.value = limit
+            self._began.append((now, limit))
+
+    def _limit_at(self, when: float) -> int:
+        for since, limit in reversed(self._began):
+            if since <= when:
+                return limit
+        return 0
+
+    def _try(self, now: float, before: Trial | None = None) -> None:
+        """Begin a trial of the base against the next level; ``before`` knows the base from the trial just ended."""
+        base = self._base
+        if base == 1:
+            self._goes_up = True
+        elif base >= HIGHEST:
+            self._goes_up = False
+        if self._goes_up:
+            is_coarse = self._is_doubling or self._noises.ratios.is_high
+            low, high = base, min(HIGHEST, max(base + 1, round(base * (2.0 if is_coarse else math.sqrt(2.0)))))
+        else:
+            low, high = base // 2, base
+        self._trial = Trial(low, high, base, self._noises, now, before=before)
+        if before is not None:
+            self._set(self._trial.next_block(now), now)
+
+    def _decide(self, trial: Trial, verdict: Verdict, now: float) -> None:
+        self._levels, self._trial = trial.statistics(), None
+        self._calm, self._recent = Sums(), Sums()
+        self._set(verdict.limit, now)
+        if verdict.limit != self._base:
+            self._goes_up = verdict.limit > self._base
+            self._base = verdict.limit
+            self._rests = 0
+            self._try(now, trial)
+            return
+        self._is_doubling = False
+        self._goes_up = not self._goes_up
+        factor = REST_FACTORS[self._rests] if verdict.is_clear else REST_FACTOR_UNCLEAR
+        self._rests = min(self._rests + 1, len(REST_FACTORS) - 1)
+        self._rest = min(REST_AT_MOST, max(REST_AT_LEAST, factor * trial.answers))
+
+    def _look_for_news(self, seconds: float, expected: float) -> None:
+        """End the rest when requests take clearly more or less than when it began."""
+        if self._calm.count < WINDOW:
+            self._calm.add(seconds, expected)
+            return
+        self._recent.add(seconds, expected)
+        if self._recent.count < WINDOW:
+            return
+        change = math.log(self._recent.relative / self._calm.relative)
+        self._recent = Sums()
+        if abs(change) > max(NEWS, NEWS_DEVIATIONS * math.sqrt(2.0 * self._noises.ratios.variance / WINDOW)):
+            self._calm = Sums()
+            self._rest = self._rests = 0
+            self._goes_up = change < 0
 
 
 def concurrency_limit(endpoint: Endpoint, default: int = DEFAULT_CONCURRENCY) -> int:
