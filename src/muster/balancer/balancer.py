@@ -129,6 +129,8 @@ class Balancer:
         ticket = self._assess(Ticket(now if since is None else since, deadline, tried, wake, ask), now)
         if not self._eligible.could_fit(ask.demands):
             raise self._never_fits(ask)
+        if not self._eligible.could_fit(ticket.demands):
+            ticket.demands = self._eligible.largest()  # as much as is expected nobody has, so it runs alone
         if not self._queue and self._grant(ticket, now):
             return ticket
         if self._queue.is_full:
@@ -174,9 +176,12 @@ class Balancer:
     def reported(self, lease: Lease, report: LoadReport, now: float) -> None:
         """Take over what the replica's ingress says in an answer, or a refusal, to a request that has not ended."""
         replica = lease.replica
-        replica.others = max(0, report.in_flight - replica.in_flight)
-        replica.reported_at = now
-        self._learning.score(replica)
+        if report.costs:
+            self._learning.demand.observe(lease.features, report.costs, replica.endpoint.budgets)
+        if report.in_flight is not None:
+            replica.others = max(0, report.in_flight - replica.in_flight)
+            replica.reported_at = now
+            self._learning.score(replica)
 
     def answered(self, lease: Lease, now: float) -> None:
         """Note that the replica answers while the request still runs: a long one must not delay its return."""
@@ -241,7 +246,7 @@ class Balancer:
             if ticket.deadline <= now:
                 continue
             # Whoever avoids the same replicas and demands the same memory has the same chance.
-            kind = ticket.tried, frozenset(ticket.ask.demands.items())
+            kind = ticket.tried, frozenset(ticket.demands.items())
             if kind in hopeless:
                 continue
             if self._grant(ticket, now, barred):
@@ -252,13 +257,13 @@ class Balancer:
                 continue
             hopeless.add(kind)
             if ticket is favoured and not ticket.tried:
-                barred = self._eligible.roomiest(ticket.ask.demands)
+                barred = self._eligible.roomiest(ticket.demands)
             if len(hopeless) >= BACKFILL_DEPTH:
                 break
         return served
 
     def _grant(self, ticket: Ticket, now: float, barred: Replica | None = None) -> bool:
-        candidates = self._eligible.candidates(ticket.tried, ticket.ask.demands, now, barred)
+        candidates = self._eligible.candidates(ticket.tried, ticket.demands, now, barred)
         if not candidates or self._set is None:
             return False
         is_free = ticket.rank <= 0 and not ticket.ask.affinity and not ticket.tried
@@ -267,7 +272,7 @@ class Balancer:
             replica = self._chooser(candidates, ticket.ask, self._rng)
         is_trial = not replica.health.is_healthy and not replica.health.is_aside(now)
         replica.health.trials += is_trial
-        taken = replica.start(ticket.ask.demands)
+        taken = replica.start(ticket.demands)
         self._learning.score(replica)
         self._counts.grant(now - ticket.asked_at)
         ticket.lease = Lease(
@@ -348,6 +353,7 @@ class Balancer:
             raise self._timeout(ticket, now)
         typical = self._learning.cost.work(None)
         ticket.cost = typical if ask.features is None else self._learning.cost.work(ask.features)
+        ticket.demands = self._learning.demand.complete(ask.demands, ask.features)
         ticket.rank = 0 if ask.features is None else rank_of(ticket.cost / typical)
         if ask.answer_by < math.inf:
             left = ask.answer_by - now

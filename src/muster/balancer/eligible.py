@@ -70,6 +70,10 @@ class Eligible:
         """Whether any replica's budgets are large enough; also when nobody serves, since somebody may yet."""
         return not self._has_budgets or any(each.could_fit(demands) for each in self.serving)
 
+    def largest(self) -> Demands:
+        """Return what fits the replica with the largest budgets, and nothing beside it there. Somebody must serve."""
+        return dict(max(self.serving, key=lambda each: sum(each.endpoint.budgets.values())).endpoint.budgets)
+
     def next_change(self, now: float) -> float:
         """Return when a replica comes back although nothing happened; infinity when none does."""
         self._refusing = {each for each in self._refusing if each.refuses_until > now}

@@ -1,8 +1,9 @@
 """What the balancer learns from answers, and what it derives for its choices: cost, speed, limits, scores.
 
 An answer teaches the cost model (``cost.py``: what a request costs by its features, how slow each replica is) and,
-where no concurrency is declared, the limit of its GPU model (``limit.py``). Both are kept per service, and limits per
-GPU model rather than per replica, so that a fleet learns as many times faster as it has replicas.
+where no concurrency is declared, the limit of its GPU model (``limit.py``). What it tells of memory teaches
+``demand.py``. All are kept per service, and limits per GPU model rather than per replica, so that a fleet learns as
+many times faster as it has replicas.
 
 A replica's ``score`` is the seconds that one more request would take there, in units of the typical replica alone:
 slowness × (requests there, with this one) ^ crowding. Four things keep it honest
@@ -21,6 +22,7 @@ from typing import Protocol
 
 from muster.balancer.ask import Features
 from muster.balancer.cost import CostModel
+from muster.balancer.demand import DemandModel
 from muster.balancer.limit import AdaptiveLimit
 from muster.balancer.replica import Replica
 
@@ -48,6 +50,7 @@ class Learning:
 
     def __init__(self, default_concurrency: int | None) -> None:
         self.cost = CostModel()
+        self.demand = DemandModel()
         self.answered = 0
         self._limits: dict[str, AdaptiveLimit] = {}
         self._default = default_concurrency

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from muster.balancer.ask import NOTHING_SAID, Ask
+from muster.balancer.ask import NOTHING_SAID, Ask, Demands
 from muster.balancer.lease import Lease
 
 
@@ -12,7 +12,8 @@ class Ticket:
     """It has a lease, or waits in the queue, or was given up. Instants are of the balancer's clock.
 
     ``deadline`` is when it must have started. ``tried`` are endpoint ids to avoid while others exist. ``wake`` is
-    called whenever it pays to look again. ``cost`` is the expected seconds on a typical replica, and ``rank`` its size
+    called whenever it pays to look again. ``demands`` are what it said, and what was learned where it said nothing.
+    ``cost`` is the expected seconds on a typical replica, and ``rank`` its size
     class for the order of waiting: smaller goes first, an average request has 0.
     """
 
@@ -23,4 +24,5 @@ class Ticket:
     ask: Ask = NOTHING_SAID
     cost: float = 1.0
     rank: int = 0
+    demands: Demands = field(default_factory=dict)
     lease: Lease | None = field(default=None)
