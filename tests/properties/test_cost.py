@@ -156,7 +156,7 @@ def test_a_noisy_feature_orders_the_requests(others: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_work_and_slowness_do_not_drift_apart(seed: int) -> None:
-    """Only their product is seen; over 20,000 requests of a mix that changes, neither runs away with the other."""
+    """Only their product is seen; over 5,000 requests of a mix that changes, neither runs away with the other."""
     rng = random.Random(seed)
     model = CostModel()
     fleet = (("A", "a1", 1.0), ("A", "a2", 1.0), ("B", "b1", 3.0))

@@ -353,12 +353,12 @@ def test_what_is_new_starts_at_what_is_known_however_far_the_fleet_has_moved() -
     assert model.slowness("B", "b2") == pytest.approx(model.slowness("B", "b1"), rel=0.2)
 
 
-def test_a_change_of_speed_is_not_taken_for_crowding() -> None:
+def test_a_fleet_that_slows_down_little_by_little_is_not_taken_for_crowded() -> None:
     model = CostModel()
     rng = random.Random(0)
-    for nth in range(600):
-        model.observe(None, "A", "a1", (1.0 if nth < 300 else 4.0) * math.exp(rng.gauss(0, 0.2)), 4)
-    assert model.crowding < 0.05
+    for nth in range(1000):
+        model.observe(None, "A", "a1", math.exp(0.004 * nth + rng.gauss(0, 0.2)), 4)
+    assert model.crowding < 0.02
 
 
 def test_a_regression_follows_coefficients_that_change() -> None:
