@@ -21,7 +21,7 @@ class Helper:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args!r} ended:\n{self._log.read_text()[-2000:]}")
+            raise RuntimeError(f"{self._log.stem} ended: {self._complaint()}")
         return line
 
     def tell(self, line: str) -> None:
@@ -34,7 +34,7 @@ class Helper:
         """Write a last line, and return all that it says until it ends by itself."""
         told, _ = self._process.communicate(line + "\n", timeout=seconds)
         if self._process.returncode:
-            raise RuntimeError(f"{self._process.args!r} failed:\n{self._log.read_text()[-2000:]}")
+            raise RuntimeError(f"{self._log.stem} failed: {self._complaint()}")
         return told
 
     def kill(self) -> None:
@@ -53,6 +53,10 @@ class Helper:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+    def _complaint(self) -> str:
+        """Return the end of what it said; the last line of a traceback is the one that counts."""
+        return "\n".join(self._log.read_text().splitlines()[-3:])
 
 
 @contextlib.contextmanager
