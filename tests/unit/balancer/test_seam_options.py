@@ -11,13 +11,14 @@ import pytest
 
 from muster.balancer.ask import Ask
 from muster.balancer.balancer import Balancer
-from muster.balancer.faults import AskRefused, DeadlineMissed
+from muster.balancer.faults import AskRefused, DeadlineMissed, ServiceTooSmall
 from muster.balancer.lease import Lease
 from muster.balancer.options import NO_OPTIONS, Options, take_options
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import Gate
-from muster.errors import CannotMeetDeadline, InvalidAsk
-from tests.unit.balancer.servers import dead, endpoint_set, held, ok, serving, until
+from muster.errors import CannotMeetDeadline, InvalidAsk, NeverFits
+from muster.model.endpoint import Endpoint, EndpointSet
+from tests.unit.balancer.servers import PUBLISHED_AT, dead, endpoint_set, held, ok, serving, until
 
 ALL_HEADERS = {
     "X-Muster-Features": "pixels=1048576, steps = 30",
@@ -285,6 +286,24 @@ def test_a_deadline_bounds_the_wait_for_a_slot_and_the_wait_for_the_answer(way: 
             await way(gate, use)
             await until(lambda: gate.statistics().in_flight == 0)
             assert len(servers["a"].seen) == 1
+
+    asyncio.run(scenario())
+
+
+@both
+def test_demands_beyond_every_budget_are_an_error_of_both(way: Way) -> None:
+    async def scenario() -> None:
+        gate = Noting()
+        small = Endpoint("a", "http://127.0.0.1:9", budgets={"vram_mb": 1})
+        gate.update(EndpointSet(1, 1, (small,), PUBLISHED_AT))
+
+        async def use(ask: Callable[..., Awaitable[httpx.Response]]) -> None:
+            with pytest.raises(httpx.LocalProtocolError, match="vram_mb") as caught:
+                await ask("GET", "/", headers={"X-Muster-Demands": "vram_mb=2"})
+            assert isinstance(caught.value, ServiceTooSmall)
+            assert isinstance(caught.value, NeverFits)
+
+        await way(gate, use)
 
     asyncio.run(scenario())
 
