@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.balance import peers, shapes, targets
-from benchmarks.balance.__main__ import _names
+from benchmarks.balance.__main__ import _names, batch
 from benchmarks.balance.churn import outages
 from benchmarks.balance.client import Ask, Plan
 from benchmarks.balance.compare import best_peer, goodput, p99, samples
@@ -267,6 +267,16 @@ class TestShapes:
         assert names("churn,equal") == ["churn", "equal"]
         with pytest.raises(argparse.ArgumentTypeError, match="no x; there are equal, churn"):
             names("x,equal")
+
+
+class TestBatches:
+    def test_runs_go_side_by_side_up_to_what_was_asked(self) -> None:
+        assert batch([1, 1, 1, 1, 1], 4) == 4
+        assert batch([1, 1], 4) == 2
+        assert batch([1, 1, 4, 4], 4) == 2
+
+    def test_one_that_is_heavier_than_all_goes_alone(self) -> None:
+        assert batch([4, 1], 2) == 1
 
 
 class TestTargets:
