@@ -4,8 +4,8 @@ python -m benchmarks.balance                                  everything: 10 tra
 python -m benchmarks.balance --quick                          one short trace each
 python -m benchmarks.balance --shapes unlike-0.9,hop --balancers haproxy-queue,muster --seeds 3
 
-The machine must be idle: the SDK runs in its clients, so whoever takes their processor worsens its figures, not those of
-the proxies. Where ``late`` is more than some milliseconds, the figures are the machine's.
+The machine must be idle: the SDK runs in its clients, so whoever takes their processor worsens its figures and not those
+of the proxies. Where ``late`` is more than some milliseconds, the figures are the machine's.
 """
 
 import argparse
@@ -111,7 +111,9 @@ def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.balance", description="Measure the balancer.")
     shapes, balancers = [*SHAPES, HOP], [*SHORT_NAMES]
     parser.add_argument("--shapes", type=_names(shapes), default=shapes, metavar="A,B", help=", ".join(shapes))
-    parser.add_argument("--balancers", type=_names(balancers), default=balancers, metavar="A,B", help=f"{balancers}")
+    parser.add_argument(
+        "--balancers", type=_names(balancers), default=balancers, metavar="A,B", help=", ".join(balancers)
+    )
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"traces for each shape (default: {SEEDS})")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"length of a trace (default: {SECONDS:g})")
     parser.add_argument("--quick", action="store_true", help=f"one trace of {QUICK_SECONDS:g} s for each shape")
