@@ -4,8 +4,8 @@ python -m benchmarks.balance                                  everything: 10 tra
 python -m benchmarks.balance --quick                          one short trace each
 python -m benchmarks.balance --shapes unlike-0.9,hop --balancers haproxy-queue,muster --seeds 3
 
-The machine must be idle: the SDK runs in its clients, so whoever takes their processor worsens its figures and not those
-of the proxies. Where ``late`` is more than some milliseconds, the figures are the machine's.
+The machine must be idle: the SDK runs in its clients, so whoever takes their processor worsens its figures alone.
+Where ``late`` is more than some milliseconds, the figures are the machine's.
 """
 
 import argparse
