@@ -95,8 +95,8 @@ def cause_of(error: MusterError, call: Call | None = None) -> BaseException:
     return error.__cause__ or error
 
 
-def raise_named(error: httpx.TransportError, endpoint: Endpoint) -> NoReturn:
-    """Raise ``error`` as one of its own class that says at which replica it happened.
+def raise_named(error: httpx.TransportError, endpoint: Endpoint, circumstance: str = "") -> NoReturn:
+    """Raise ``error`` as one of its own class that says at which replica it happened, and under which circumstance.
 
     Which class it is matters to callers, and httpx's time-outs have no text at all.
     """
@@ -104,7 +104,7 @@ def raise_named(error: httpx.TransportError, endpoint: Endpoint) -> NoReturn:
     said = str(error) or type(error).__name__
     if said.startswith(where):
         raise error
-    raise type(error)(where + said) from error
+    raise type(error)(where + circumstance + said) from error
 
 
 def require_http(endpoint: Endpoint) -> None:

@@ -102,14 +102,14 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
         try:
             request = call.addressed_to(hold.endpoint, self._gate.monotonic())
             response = await hold.connect().handle_async_request(request)
+            outcome = call.answered(hold.endpoint, response)
+            hold.noted(response, outcome)
         except httpx.TransportError as error:
             _broke(self._gate, call, hold, error)
             return None
         except BaseException:
             hold.end(Outcome.FAILED)
             raise
-        outcome = call.answered(hold.endpoint, response)
-        hold.noted(response, outcome)
         body = AsyncBody(response, hold, outcome)
         if call.goes_elsewhere(self._gate.may_resend, self._gate.monotonic()):
             await body.discard(is_small=is_small(response))
@@ -218,14 +218,14 @@ class MusterTransport(httpx.BaseTransport):
         try:
             request = call.addressed_to(hold.endpoint, self._gate.monotonic())
             response = hold.connect().handle_request(request)
+            outcome = call.answered(hold.endpoint, response)
+            hold.noted(response, outcome)
         except httpx.TransportError as error:
             _broke(self._gate, call, hold, error)
             return None
         except BaseException:
             hold.end(Outcome.FAILED)
             raise
-        outcome = call.answered(hold.endpoint, response)
-        hold.noted(response, outcome)
         body = SyncBody(response, hold, outcome)
         if call.goes_elsewhere(self._gate.may_resend, self._gate.monotonic()):
             body.discard(is_small=is_small(response))
@@ -265,5 +265,6 @@ def _call(gate: Gate, request: httpx.Request, features: FeaturesOf | None, *, ca
 def _broke(gate: Gate, call: Call, hold: Hold[Any], error: httpx.TransportError) -> None:
     """End a send that broke, and raise ``error`` unless the request goes elsewhere."""
     hold.end(call.failed(hold.endpoint, error))
-    if not call.may_go_again(gate.may_resend, gate.monotonic()):
-        raise_named(error, hold.endpoint)
+    now = gate.monotonic()
+    if not call.may_go_again(gate.may_resend, now):
+        raise_named(error, hold.endpoint, "its deadline passed: " if now >= call.ask.answer_by else "")

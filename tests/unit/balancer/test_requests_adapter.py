@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import random
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,7 @@ from muster.errors import (
     NoEndpoints,
     QueueFull,
     QueueTimeout,
+    SetupError,
 )
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.tls.authority import ca_pem
@@ -383,6 +385,13 @@ def test_a_service_gives_an_adapter_that_watches_until_it_is_closed(tmp_path: Pa
             await asyncio.to_thread(work)
 
     asyncio.run(scenario())
+
+
+def test_whoever_lacks_requests_is_told_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "muster.balancer.requests_adapter")
+    monkeypatch.setitem(sys.modules, "requests", None)
+    with muster.connect("memory://none") as connection, pytest.raises(SetupError, match="pip install requests"):
+        connection.service("digits").requests_adapter()
 
 
 def _wait_for(loop: asyncio.AbstractEventLoop, condition: Callable[[], bool]) -> None:

@@ -276,7 +276,7 @@ def test_a_deadline_bounds_the_wait_for_a_slot_and_the_wait_for_the_answer(way: 
             gate.update(endpoint_set(servers["a"], concurrency=1))
 
             async def use(ask: Callable[..., Awaitable[httpx.Response]]) -> None:
-                with pytest.raises(httpx.ReadTimeout, match=r"a at http://127\.0\.0\.1"):
+                with pytest.raises(httpx.ReadTimeout, match=r"a at http://\S+: its deadline passed"):
                     await ask("GET", "/", extensions={"muster": {"deadline": 0.2}}, timeout=None)
                 blocker = _taken(gate)
                 with pytest.raises(httpx.PoolTimeout):
