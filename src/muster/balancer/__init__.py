@@ -3,11 +3,21 @@
 One core without I/O, made of independent parts, and thin seats around it::
 
     EndpointSet ▸ balancer.update ─┐
-                                   │  replica = endpoint × load (load.py) × limit (limit.py) × health (eject.py)
-    acquire ▸ Ticket ▸ queue.py ▸ chooser.py ▸ Lease ▸ (the request runs) ▸ release ▸ the next ticket
+                                   │  replica = endpoint × load, speed, limit, memory, health, refusals
+    acquire ▸ Ticket ▸ queue ▸ eligible ▸ chooser ▸ Lease ▸ (the request runs) ▸ release ▸ the next ticket
+                                   ▴                                               │
+                                   └── learning: cost, demand, limit, scores ◂─────┘
 
-    core (no clock, no randomness, no waiting of its own)   balancer replica load limit eject refusal chooser
-                                                            queue lease budget
-    waiters (who waits, and how)                            waiting
-    httpx seam                                              call (decides) transport (asks)
+    what is asked                     ask ticket
+    who waits, who is refused         queue forecast
+    which replicas may be used        eligible replica eject refusal
+    which of them                     chooser affinity policy explore
+    what is learned                   learning cost cost_* regression demand limit trial report
+    what it holds and shows           balancer lease statistics
+    waiters (who waits, and how)      waiting
+    seams                             options call (decide) · transport hold hedge requests_adapter explicit (ask) ·
+                                      pools budget faults lifetime subscription
+    for people                        statistics_json metrics status
+
+No part of the core has a clock, chance or I/O of its own, so simulations run it as it is.
 """
