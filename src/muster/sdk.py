@@ -23,10 +23,8 @@ own, which watches all services and is joined by ``Connection.close``. When the 
 """
 
 import asyncio
-import logging
 import random
 import threading
-from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -43,20 +41,15 @@ from muster.balancer.policy import DEFAULT_POLICY, chooser_named
 from muster.balancer.queue import DEFAULT_CAPACITY, DEFAULT_WAIT_SECONDS
 from muster.balancer.statistics import Statistics
 from muster.balancer.status import serve_if_asked
+from muster.balancer.subscription import Subscription
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import Gate, ThreadWaiter
-from muster.errors import InvalidSpec, NoEndpoints, RegistryError, SetupError
+from muster.errors import InvalidSpec, NoEndpoints, SetupError
 from muster.model.endpoint import Endpoint, ServiceKey
 from muster.model.url import shown
-from muster.registry.port import Registry
 
 if TYPE_CHECKING:  # needs requests, which not everybody has
     from muster.balancer.requests_adapter import MusterAdapter, PreparedFeaturesOf
-
-_RETRY_SECONDS = 1.0
-"""A registry that failed is asked again after this; the last set serves meanwhile."""
-
-_log = logging.getLogger(__name__)
 
 
 def connect(url: str, *, account: str = "admin", status: str | None = None) -> "Connection":
@@ -188,7 +181,7 @@ class Service:
             hint_when_unknown=self._hint,
         )
         self._gate = Gate(core, wait_seconds=wait_seconds)
-        self._subscription = _Subscription(url, key, self._gate)
+        self._subscription = Subscription(f"registry {shown(url)}", lambda: registry.connect(url), key, self._gate)
         self._by_task = TaskWatch(self._subscription.run)
         self._by_thread = ThreadWatch(self._subscription.run, thread)
 
@@ -309,74 +302,3 @@ class Service:
 
     def _hint(self) -> str:
         return self._subscription.hint()
-
-
-class _Subscription:
-    """Carries the sets of one key from the registry to the gate, for as long as ``run`` runs."""
-
-    def __init__(self, url: str, key: ServiceKey, gate: Gate) -> None:
-        self._url = url
-        self._key = key
-        self._gate = gate
-        self._neighbours: Sequence[ServiceKey] | None = None
-        self._trouble: RegistryError | None = None
-        self._foreign: RegistryError | None = None
-
-    async def run(self) -> None:
-        source = registry.connect(self._url)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._learn_neighbours(source))
-                group.create_task(self._follow(source))
-        finally:
-            await source.aclose()
-
-    def hint(self) -> str:
-        """Say what a user needs who gets no replica of it: the registry, what it does hold, and what is wrong there.
-
-        It goes on where "unknown service" ends.
-        """
-        where = f"registry {shown(self._url)}"
-        if self._foreign is not None:
-            return (
-                f"so far: {where} holds something else under its name ({self._foreign}): "
-                "upgrade muster here if a newer one wrote it, else remove it there"
-            )
-        if self._trouble is not None:
-            return f"so far: {where} cannot be read ({self._trouble}): see that it runs and can be reached from here"
-        if self._neighbours is None:
-            return f"in {where}, which has not answered yet"
-        some = [str(each) for each in self._neighbours[:10]]
-        more = ["…"] if len(self._neighbours) > len(some) else []
-        return f"in {where}; known: {', '.join(some + more) or 'none'}"
-
-    async def _follow(self, source: Registry) -> None:
-        while True:
-            try:
-                async for endpoints in source.watch(self._key):
-                    present = self._gate.endpoints
-                    # The registry never steps back for one target, so what is not newer comes from another one.
-                    moved = present is not None and endpoints.fence <= present.fence and endpoints != present
-                    self._gate.update(endpoints, is_other_target=moved)
-            except RegistryError as error:
-                _log.warning("watching %s in %s: %s; the last set stays", self._key, shown(self._url), error)
-            await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _learn_neighbours(self, source: Registry) -> None:
-        while self._gate.endpoints is None:
-            try:
-                self._neighbours, self._trouble = await source.keys(), None
-            except RegistryError as error:
-                self._trouble = error
-            else:
-                self._foreign = await _foreign_data(source, self._key)
-            await asyncio.sleep(_RETRY_SECONDS)
-
-
-async def _foreign_data(source: Registry, key: ServiceKey) -> RegistryError | None:
-    """Return why what a registry that can be read holds under ``key`` cannot; a watch only tries again, and again."""
-    try:
-        await source.get(key)
-    except RegistryError as error:
-        return error
-    return None
