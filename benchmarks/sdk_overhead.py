@@ -43,7 +43,7 @@ def endpoint_set(urls: list[str], revision: int = 1) -> EndpointSet:
 
 def choice_microseconds(replica_num: int) -> float:
     """Return the median of one acquire and release."""
-    balancer = Balancer("bench", random.Random(1))
+    balancer = Balancer("bench", random.Random(1), concurrency=8)
     balancer.update(endpoint_set(["http://127.0.0.1:1"] * replica_num), 0.0)
 
     for _ in range(replica_num * 4):
