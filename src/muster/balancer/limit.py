@@ -14,7 +14,8 @@ is not full), 1 where one more buys nothing. The limit grows while e is clearly 
   Gradient2 and TCP Vegas compare a latency with the lowest or mean one seen before: with requests of unlike size that
   ratio is noise, and they grow or collapse by it.)
 * What is expected is learned from the same requests, and a model that learns fast takes every slowdown for granted
-  before a long block is over. So sums of plain seconds, which need more answers, have a veto.
+  before a long block is over. So sums of plain seconds, which need more answers, have a veto, and where blocks are
+  long they have to agree.
 * The first to end of those that began together are the short ones, which makes a new level look fast. So one level wins
   only when the other has just had its turn and its own long requests have ended.
 
@@ -46,7 +47,7 @@ PATIENCE = 16
 """So many answers in a row for which nobody waited, and the trial pauses."""
 
 WINDOW = 128
-"""Answers whose mean is compared with that of the beginning of the rest."""
+"""Answers whose mean is compared with that of the first as many that rested at the same limit."""
 NEWS = 0.25
 """Log of the least change that ends a rest."""
 NEWS_DEVIATIONS = 4.0
@@ -117,13 +118,12 @@ class AdaptiveLimit:
 
     def describe(self) -> LimitStatistics:
         """Return its state for people."""
-        levels = self._levels
+        levels = self._levels if self._trial is None else self._trial.statistics()
         if self._unwanted >= PATIENCE:
             doing = "waits until somebody waits for a slot"
         elif self._trial is None:
             doing = f"rests for {max(0, self._rest)} answers"
         else:
-            levels = self._trial.statistics()
             doing = f"compares {levels[0].limit} with {levels[1].limit}"
         return LimitStatistics(self.value, doing, math.sqrt(self._noises.ratios.variance), levels, self._answers)
 
@@ -156,14 +156,16 @@ class AdaptiveLimit:
 
     def _decide(self, trial: Trial, verdict: Verdict, now: float) -> None:
         self._levels, self._trial = trial.statistics(), None
-        self._calm, self._recent = Sums(), Sums()
+        self._recent = Sums()
         self._set(verdict.limit, now)
         if verdict.limit != self._base:
+            self._calm = Sums()
             self._goes_up = verdict.limit > self._base
             self._base = verdict.limit
             self._rests = 0
-            self._try(now, trial)
-            return
+            if self._base > 1:
+                self._try(now, trial)
+                return
         self._is_doubling = False
         self._goes_up = not self._goes_up
         factor = REST_FACTORS[self._rests] if verdict.is_clear else REST_FACTOR_UNCLEAR
@@ -171,7 +173,7 @@ class AdaptiveLimit:
         self._rest = min(REST_AT_MOST, max(REST_AT_LEAST, factor * trial.answers))
 
     def _look_for_news(self, seconds: float, expected: float) -> None:
-        """End the rest when requests take clearly more or less than when it began."""
+        """End the rest when requests take clearly more or less than in the first rest at this limit."""
         if self._calm.count < WINDOW:
             self._calm.add(seconds, expected)
             return

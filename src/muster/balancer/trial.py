@@ -21,7 +21,8 @@ WORTHLESS = 1.0
 EVIDENCE = 2.2
 """Log of the odds that end a trial: 9 to 1."""
 DOUBT = 1.0
-"""Log of the odds from which on plain seconds contradict ratios: 3 to 1."""
+"""Log of the odds (3 to 1) from which on plain seconds contradict ratios, and with which they have to agree to growth
+where blocks are long."""
 
 FEW, MANY = 8, 16
 """Answers in a block, at least, where ratios are exact, and where they are noisy."""
@@ -163,8 +164,12 @@ class Trial:
 
     @property
     def is_block_over(self) -> bool:
-        """Whether enough that began in this block have ended, also compared with those that it found under way."""
-        return self._fresh >= max(MANY if self._ratios.is_high else FEW, self._stale)
+        """Whether enough that began in this block have ended, also compared with those that it found under way.
+
+        Those saw both limits; twice as many that saw only this one keep the limits apart. And as many as one replica
+        holds, since the very first to end are the shortest of all.
+        """
+        return self._fresh >= max(MANY if self._ratios.is_high else FEW, self._now_at, 2 * self._stale)
 
     def observe(self, limit: int, began: float, in_flight: float, seconds: float, expected: float) -> None:
         """Count an answer for the level at which it began."""
@@ -196,11 +201,12 @@ class Trial:
         # An expectation that hardly explains anything moves all the same, with whatever ended last.
         is_telling = self._ratios.variance < TELLING * self._seconds.variance
         by_ratio = self._ratios.odds(apart, low.by_ratio, high.by_ratio) if is_telling else by_seconds
-        # Exact ratios do not depend on which requests have ended, and in a short block no model forgets.
-        is_exact = not self._ratios.is_high and self._fresh <= MANY
+        # Exact ratios do not depend on which requests have ended, and in short blocks no model forgets.
+        is_exact = not self._ratios.is_high and high.limit <= MANY
         high_may_win = is_exact or self._now_at == low.limit
         low_may_win = is_exact or self._now_at == high.limit
-        if high_may_win and max(by_ratio, by_seconds) >= EVIDENCE and min(by_ratio, by_seconds) > -DOUBT:
+        least = -DOUBT if is_exact else DOUBT
+        if high_may_win and max(by_ratio, by_seconds) >= EVIDENCE and min(by_ratio, by_seconds) > least:
             return Verdict(high.limit, is_clear=True)
         if low_may_win and (by_seconds <= -EVIDENCE or (by_ratio <= -EVIDENCE and by_seconds < DOUBT)):
             return Verdict(low.limit, is_clear=True)
