@@ -30,9 +30,6 @@ from collections import deque
 from typing import NamedTuple
 
 from muster.balancer.trial import FEW, LevelStatistics, Noise, Noises, Sums, Trial, Verdict
-from muster.model.endpoint import Endpoint
-
-DEFAULT_CONCURRENCY = 8
 
 HIGHEST = 1024
 """More than any server of models batches; where requests only wait for others, more helps nobody either."""
@@ -186,8 +183,3 @@ class AdaptiveLimit:
             self._calm = Sums()
             self._rest = self._rests = 0
             self._goes_up = change < 0
-
-
-def concurrency_limit(endpoint: Endpoint, default: int = DEFAULT_CONCURRENCY) -> int:
-    """Return the limit for ``endpoint``; at least 1, because a replica without slots would never serve."""
-    return max(1, default if endpoint.concurrency is None else endpoint.concurrency)

@@ -1,23 +1,12 @@
-"""The limit of a replica: declared, or found; ``tests/simulation/test_limit.py`` shows what it finds."""
+"""The limit that is found where none is declared; ``tests/simulation/test_limit.py`` shows what it finds."""
 
 import math
 import random
 
 import pytest
 
-from muster.balancer.limit import HIGHEST, AdaptiveLimit, concurrency_limit
+from muster.balancer.limit import HIGHEST, AdaptiveLimit
 from muster.balancer.trial import Noise, Sums
-from muster.model.endpoint import Endpoint
-
-
-class TestDeclared:
-    def test_the_endpoint_declares_it_and_the_default_fills_in(self) -> None:
-        assert concurrency_limit(Endpoint(id="a", url="u", concurrency=3)) == 3
-        assert concurrency_limit(Endpoint(id="a", url="u")) == 8
-        assert concurrency_limit(Endpoint(id="a", url="u"), 2) == 2
-
-    def test_a_replica_always_has_a_slot(self) -> None:
-        assert concurrency_limit(Endpoint(id="a", url="u", concurrency=0)) == 1
 
 
 def answer(limit: AdaptiveLimit, count: int, *, ratio: float = 1.0, is_wanted: bool = True) -> None:
