@@ -4,7 +4,7 @@ ENGINE ?= local
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-lb bench-docker lock clean format
+.PHONY: help demo test check bench bench-lb sim bench-docker lock clean format
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ bench: $(VENV)/.dev ## measure and print the tables of figures
 bench-lb: $(VENV)/.dev ## measure the balancer beside nginx and HAProxy (ARGS="--quick": in minutes, not an hour)
 	@scripts/servers ensure || echo "measuring without what is missing"
 	@$(BIN)/python -m benchmarks.balance $(ARGS)
+
+sim: $(VENV)/.dev ## simulate the balancer in virtual time beside central queues that miss nothing
+	@$(BIN)/python -m benchmarks.balance.sim $(ARGS)
 
 bench-docker: $(VENV)/.dev ## measure real containers against Docker itself (as root)
 	@scripts/docker ensure

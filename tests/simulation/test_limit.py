@@ -6,6 +6,7 @@ exactly but for 10 %, of others only the mean is. Bounds are for the seeds below
 """
 
 import random
+import statistics
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Machine:
 
 @dataclass
 class World:
-    """``fixed`` holds a limit still, for comparison."""
+    """``fixed`` holds a limit still, for comparison. Without an opening it shows what the trials do by themselves."""
 
     speed: Speed
     machines: int = 1
@@ -72,7 +73,7 @@ class World:
     seed: int = 1
     fixed: int | None = None
     cost: CostModel | None = None
-    limit: AdaptiveLimit = field(default_factory=AdaptiveLimit)
+    limit: AdaptiveLimit = field(default_factory=lambda: AdaptiveLimit(opens=False))
     values: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
@@ -235,3 +236,40 @@ class TestChange:
 def test_only_numbers_of_answers_matter_not_seconds(mean_seconds: float) -> None:
     world = World(slots(8), is_known=True, mean_seconds=mean_seconds).run(1000)
     assert world.share(8, 16, 200) > 0.8
+
+
+class TestOpening:
+    @pytest.mark.parametrize("machines", [1, 4])
+    @pytest.mark.parametrize("slot_num", [8, 32])
+    @pytest.mark.parametrize("is_known", [True, False])
+    def test_a_client_that_has_just_begun_uses_eight_slots_within_some_tens_of_answers(
+        self, slot_num: int, machines: int, is_known: bool
+    ) -> None:
+        reached = 0
+        for seed in range(1, 9):
+            world = World(slots(slot_num), machines, is_known, seed=seed, limit=AdaptiveLimit()).run(60 * machines)
+            reached += max(world.values) >= 8
+        assert reached >= 7 if is_known else reached >= 5
+
+    @pytest.mark.parametrize("machines", [1, 4])
+    def test_it_stops_where_more_only_makes_requests_slower(self, machines: int) -> None:
+        for seed in range(1, 9):
+            world = World(slots(1), machines, is_known=True, seed=seed, limit=AdaptiveLimit()).run(200)
+            assert max(world.values) <= 4
+            assert world.values[-1] <= 2
+
+    @pytest.mark.parametrize("slot_num", [1, 2, 8])
+    def test_what_was_too_much_is_taken_back(self, slot_num: int) -> None:
+        ends = []
+        for seed in range(1, 6):
+            world = World(slots(slot_num), is_known=False, seed=seed, limit=AdaptiveLimit()).run(6000)
+            ends.append(statistics.median(world.values[-2000:]))
+        assert statistics.median(ends) <= 4 * slot_num
+        assert statistics.median(ends) >= slot_num / 2
+
+    def test_it_does_not_open_while_nobody_waits(self) -> None:
+        limit = AdaptiveLimit()
+        for number in range(500):
+            limit.observe(1, 1.0, False, number, number - 0.5)
+        assert limit.value == 1
+        assert limit.describe().doing == "waits until somebody waits for a slot"

@@ -12,7 +12,7 @@ One core without I/O, made of independent parts, and thin seats around it::
     who waits, who is refused         queue forecast
     which replicas may be used        eligible replica eject refusal
     which of them                     chooser affinity policy explore
-    what is learned                   learning cost cost_* regression demand limit trial report
+    what is learned                   learning cost cost_* regression demand limit opening trial report
     what it holds and shows           balancer lease statistics
     waiters (who waits, and how)      waiting
     seams                             options call (decide) · transport hold hedge requests_adapter explicit (ask) ·

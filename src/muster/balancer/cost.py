@@ -123,7 +123,7 @@ class CostModel:
         """
         return self._slowness.factor(gpu, replica_id)
 
-    def observe(self, features: Features | None, gpu: str, replica_id: str, seconds: float, in_flight: int) -> float:
+    def observe(self, features: Features | None, gpu: str, replica_id: str, seconds: float, in_flight: float) -> float:
         """Learn from one answered request; return seconds / (work · slowness) as they were expected before.
 
         Crowding stays in that ratio: it is what an adaptive limit looks for. ``in_flight`` counts the request itself.
@@ -135,7 +135,7 @@ class CostModel:
         if not names:
             self._unmatched += 1
         kind = self._kind(names)
-        log_in_flight = log(max(1, in_flight))
+        log_in_flight = log(max(1.0, in_flight))
         crowded = self._crowding.expected(log_in_flight)
         seconds = bounded(seconds)
         offset = self._slowness.offset(gpu, replica_id)

@@ -91,7 +91,7 @@ class Learning:
     def learn(self, lease: Answered, seconds: float, now: float, serving: Iterable[Replica]) -> None:
         """Take over what an answer took, from the grant to its last byte."""
         replica = lease.replica
-        in_flight = max(1, round((lease.busy_at_grant + replica.busy) / 2))
+        in_flight = max(1.0, (lease.busy_at_grant + replica.busy) / 2)
         ratio = self.cost.observe(lease.features, replica.gpu, replica.endpoint.id, max(seconds, 1e-6), in_flight)
         self.answered += 1
         replica.answered_at = now

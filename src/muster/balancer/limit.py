@@ -19,6 +19,11 @@ is not full), 1 where one more buys nothing. The limit grows while e is clearly 
 * The first to end of those that began together are the short ones, which makes a new level look fast. So one level wins
   only when the other has just had its turn and its own long requests have ended.
 
+Before the first trial there is an **opening** (``opening.py``): while somebody waits, the limit doubles after a few
+answers at each step, up to ``OPEN_UP_TO``, unless requests get slower about in proportion. A client that has just
+started would otherwise hold back most of what its replicas can do until hundreds of answers prove it; what is too much
+is found by the trials that follow.
+
 The first trials double the limit; when one has failed, upward steps are by the root of two where ratios are exact.
 After a trial that changed nothing there is a rest, longer every time, and the next trial goes in the other direction,
 to half: so a knee that moved is found again, at once where requests get clearly slower or faster in a rest. Nothing is
@@ -29,6 +34,7 @@ import math
 from collections import deque
 from typing import NamedTuple
 
+from muster.balancer.opening import OPEN_UP_TO, Opening
 from muster.balancer.trial import FEW, LevelStatistics, Noise, Noises, Sums, Trial, Verdict
 
 HIGHEST = 1024
@@ -39,6 +45,10 @@ REST_FACTORS = (8, 16, 32)
 """A rest lasts that many times as many answers as the trial before it: trials are 11 %, then 3 % of all."""
 REST_FACTOR_UNCLEAR = 2
 """After a trial that ended without evidence."""
+
+OPENED_REST = 512
+"""After the opening: it ends near the knee, and a trial holds back half of the replicas' work half of the time, which a
+client that has just started and has a queue can least afford."""
 
 PATIENCE = 16
 """So many answers in a row for which nobody waited, and the trial pauses."""
@@ -65,14 +75,15 @@ class LimitStatistics(NamedTuple):
 
 
 class AdaptiveLimit:
-    """The limit of one GPU model's replicas of one service."""
+    """The limit of one GPU model's replicas of one service. Without ``opens`` it begins with trials."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, opens: bool = True) -> None:
         self.value = 1
         self._base = 1
         self._is_doubling = self._goes_up = True
         self._began: deque[tuple[float, int]] = deque([(-math.inf, 1)], maxlen=16)
         self._trial: Trial | None = None
+        self._opening = Opening() if opens else None
         self._noises = Noises(Noise(), Noise())
         self._answers = self._unwanted = self._rests = 0
         self._rest = FEW
@@ -95,6 +106,9 @@ class AdaptiveLimit:
         seconds = ratio if granted_at is None else max(now - granted_at, 1e-6)
         self._answers += 1
         self._unwanted = 0 if is_wanted else self._unwanted + 1
+        if self._opening is not None:
+            self._open(self._opening, max(1.0, in_flight), seconds, ratio, is_wanted=is_wanted, began=began, now=now)
+            return
         trial = self._trial
         if trial is None:
             self._rest -= 1
@@ -118,11 +132,42 @@ class AdaptiveLimit:
         levels = self._levels if self._trial is None else self._trial.statistics()
         if self._unwanted >= PATIENCE:
             doing = "waits until somebody waits for a slot"
+        elif self._opening is not None:
+            doing = "opens"
         elif self._trial is None:
             doing = f"rests for {max(0, self._rest)} answers"
         else:
             doing = f"compares {levels[0].limit} with {levels[1].limit}"
         return LimitStatistics(self.value, doing, math.sqrt(self._noises.ratios.variance), levels, self._answers)
+
+    def _open(
+        self,
+        opening: Opening,
+        in_flight: float,
+        seconds: float,
+        ratio: float,
+        *,
+        is_wanted: bool,
+        began: float,
+        now: float,
+    ) -> None:
+        """Take the next step up, or end the opening where it got."""
+        opening.observe(in_flight, seconds, ratio, is_fresh=began >= self._began[-1][0])
+        if not is_wanted or not opening.is_step_over(self.value):
+            return
+        if opening.is_worthless:
+            self._goes_up = False
+            limit = max(1, self.value // 2)
+        else:
+            limit = self.value * 2
+        opening.next_step()
+        if opening.is_worthless or limit > OPEN_UP_TO:
+            self._opening = None
+            limit = min(limit, OPEN_UP_TO)
+            self._is_doubling = not opening.is_worthless
+            self._rest = OPENED_REST
+        self._set(limit, now)
+        self._base = limit
 
     def _set(self, limit: int, now: float) -> None:
         if limit != self.value:

@@ -10,8 +10,8 @@ health (``eject.py``) stays as it is.
 * It holds as many requests as it may, those of other clients among them: nobody tells when one ends. A request of
   ``seconds`` and ``limit`` slots mean that one ends every ``seconds / limit``; it is asked again after ``FULL_PART`` of
   that, give or take half, so that clients which were refused together do not come back together. Simulated with 4
-  clients at load 0.9 (``tests/simulation``), a rest twice as long costs 2 points of goodput, half as long wins half a
-  point and doubles the refusals. A request of ours that ends there frees a slot, and ends the rest.
+  clients at load 0.9 (``make sim``) half as long wins a point of goodput and costs half as many refusals again, twice
+  as long loses two points. A request of ours that ends there frees a slot, and ends the rest.
 * Its ingress cannot connect to it: the same as if we could not.
 
 A reason that is not known here is one of a newer ingress; it gets the shorter rest.
@@ -21,7 +21,7 @@ from muster.balancer.lease import Outcome
 from muster.model.routes import Refusal
 
 CLOSED_SECONDS = 1.0
-FULL_PART = 0.4
+FULL_PART = 0.7
 SHORTEST_SECONDS = 0.005
 LONGEST_SECONDS = 1.0
 

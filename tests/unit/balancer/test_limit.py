@@ -20,7 +20,7 @@ class TestAdaptive:
         assert AdaptiveLimit().value == 1
 
     def test_it_doubles_while_more_costs_nothing(self) -> None:
-        limit = AdaptiveLimit()
+        limit = AdaptiveLimit(opens=False)
         seen = []
         for _ in range(400):
             answer(limit, 1)
@@ -29,12 +29,12 @@ class TestAdaptive:
         assert seen.index(2) < seen.index(4) < seen.index(8) < 60
 
     def test_it_never_grows_while_nobody_waits(self) -> None:
-        limit = AdaptiveLimit()
+        limit = AdaptiveLimit(opens=False)
         answer(limit, 5000, is_wanted=False)
         assert limit.value == 1
 
     def test_a_trial_pauses_while_nobody_waits_and_goes_on_with_what_it_knows(self) -> None:
-        limit = AdaptiveLimit()
+        limit = AdaptiveLimit(opens=False)
         while limit.value == 1:
             answer(limit, 1)
         answer(limit, 4)
@@ -47,7 +47,7 @@ class TestAdaptive:
         assert limit.value > 1
 
     def test_it_ends_at_the_highest(self) -> None:
-        limit = AdaptiveLimit()
+        limit = AdaptiveLimit(opens=False)
         highest = 0
         for _ in range(60_000):
             answer(limit, 1)
@@ -55,7 +55,7 @@ class TestAdaptive:
         assert highest == HIGHEST
 
     def test_it_stays_where_more_buys_nothing(self) -> None:
-        limit = AdaptiveLimit()
+        limit = AdaptiveLimit(opens=False)
         seen = []
         for _ in range(2000):
             answer(limit, 1, ratio=limit.value)
@@ -65,13 +65,13 @@ class TestAdaptive:
 
     @pytest.mark.parametrize("ratio", [math.nan, math.inf, 0.0, -1.0])
     def test_a_ratio_that_is_none_teaches_nothing(self, ratio: float) -> None:
-        limit = AdaptiveLimit()
+        limit = AdaptiveLimit(opens=False)
         answer(limit, 500, ratio=ratio)
         assert limit.describe().answers == 0
 
     def test_one_answer_that_took_a_thousand_times_as_long_does_not_decide(self) -> None:
         """It comes while two are tried, and two cost nothing."""
-        limit = AdaptiveLimit()
+        limit = AdaptiveLimit(opens=False)
         while limit.value == 1:
             answer(limit, 1)
         answer(limit, 5)
@@ -83,7 +83,7 @@ class TestAdaptive:
         assert max(seen) >= 4
 
     def test_it_says_in_words_what_it_is_about(self) -> None:
-        limit = AdaptiveLimit()
+        limit = AdaptiveLimit(opens=False)
         answer(limit, 12, ratio=1.0)
         described = limit.describe()
         assert described.doing == "compares 1 with 2"
@@ -96,7 +96,7 @@ class TestAdaptive:
 
     def test_a_request_counts_for_the_limit_at_which_it_began(self) -> None:
         """Those that began before the trial count for none: most of them are long ones."""
-        limit = AdaptiveLimit()
+        limit = AdaptiveLimit(opens=False)
         now = 0.0
         while not limit.describe().levels:
             now += 1.0
