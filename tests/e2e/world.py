@@ -438,9 +438,14 @@ def _listened(connection: Any) -> set[int]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs: one that ended and was not collected does not."""
+    """Whether it runs: one that ended and was not collected does not.
+
+    A killed process looks like that as soon as its first thread has ended; others may still hold its files and locks.
+    """
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        if not process.is_running():
+            return False
+        return process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
     except psutil.Error:
         return False
 
