@@ -1,6 +1,7 @@
 """The SDK as users meet it: a registry, a service, an httpx client."""
 
 import asyncio
+import errno
 import secrets
 import socket
 import threading
@@ -28,6 +29,14 @@ from tests.unit.balancer.servers import PUBLISHED_AT, dead, endpoint_set, held, 
 
 KEY = ServiceKey("admin", "0123456789")
 NAME = ServiceKey("admin", "digits")
+
+
+class LikeAiohttp(Exception):
+    """Keeps the system's error where aiohttp's ``ClientConnectorError`` keeps it."""
+
+    def __init__(self, os_error: OSError) -> None:
+        super().__init__("Cannot connect")
+        self.os_error = os_error
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -344,6 +353,45 @@ class TestAcquireOptions:
                         async with service.acquire():
                             raise httpx.RemoteProtocolError("half an answer")
                 assert service.statistics().replicas[0].aside_seconds > 0
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.EHOSTUNREACH, "No route to host"),
+            OSError(errno.ENETUNREACH, "Network is unreachable"),
+            OSError(errno.ETIMEDOUT, "Connection timed out"),
+            OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 111] …"),
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            LikeAiohttp(OSError(errno.EHOSTUNREACH, "No route to host")),
+        ],
+        ids=repr,
+    )
+    def test_whoever_could_not_connect_in_the_block_puts_the_replica_aside(self, url: str, error: Exception) -> None:
+        async def scenario() -> None:
+            await registry.connect(url).publish(KEY, endpoint_set(dead("a")))
+            async with muster.connect(url) as connection:
+                service = connection.service(KEY.service)
+                with pytest.raises(type(error)):
+                    async with service.acquire():
+                        raise error
+                assert service.statistics().replicas[0].aside_seconds > 0
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize(
+        "error", [OSError(errno.ENOSPC, "No space"), TimeoutError(), LikeAiohttp(OSError(errno.EPIPE, "Broken pipe"))]
+    )
+    def test_what_else_goes_wrong_in_the_block_says_nothing(self, url: str, error: Exception) -> None:
+        async def scenario() -> None:
+            await registry.connect(url).publish(KEY, endpoint_set(dead("a")))
+            async with muster.connect(url) as connection:
+                service = connection.service(KEY.service)
+                with pytest.raises(type(error)):
+                    async with service.acquire():
+                        raise error
+                assert service.statistics().replicas[0].aside_seconds == 0
 
         asyncio.run(scenario())
 

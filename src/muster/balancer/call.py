@@ -21,8 +21,10 @@ replicas that all fail can make this a busy loop. Refusals need no pause: the ba
 An idempotent call's answer of known and modest size is read before it is handed over, so that a break in its body is
 repaired too; 1 MiB, because the caller would hold it in memory anyway and the wait for the first byte stays short.
 
-What is concluded about the replica: ``outcome_of_answer`` and ``outcome_of_error``. A time-out says nothing (busy is
-not dead), nor does an error that the request itself made; 4xx is an answer, but its time is no measure of the work.
+What is concluded about the replica: ``outcome_of_answer`` and ``outcome_of_error``. One time-out says little (busy is
+not dead), an error that the request itself made says nothing; 4xx is an answer, but its time is no measure of the work.
+A replica that answers of its own that it is overloaded (429, or 503 with ``Retry-After``) rests, or else its quick
+answers would look like room and draw the traffic; the caller gets that answer, since the request has been there.
 """
 
 import math
@@ -159,7 +161,7 @@ class Call:
         reason = response.headers.get(REFUSED_HEADER) if status == httpx.codes.SERVICE_UNAVAILABLE else None
         if reason is None:
             self.last_error, self.last_refusal = None, ""
-            return outcome_of_answer(status)
+            return outcome_of_answer(response)
         outcome = outcome_of(reason)
         if outcome is Outcome.UNREACHABLE:
             return self.failed(endpoint, httpx.ConnectError(f"the ingress of {endpoint.id} could not connect to it"))
@@ -209,8 +211,12 @@ def _address(base: str, path: bytes) -> tuple[httpx.URL, str]:
     return url.copy_with(raw_path=url.raw_path.rstrip(b"/") + path), url.netloc.decode("ascii")
 
 
-def outcome_of_answer(status: int) -> Outcome:
+def outcome_of_answer(response: httpx.Response) -> Outcome:
     """Return what an answer of the replica's own says about it, once it has been read to its end."""
+    status = response.status_code
+    is_turned_away = status == httpx.codes.SERVICE_UNAVAILABLE and "Retry-After" in response.headers
+    if is_turned_away or status == httpx.codes.TOO_MANY_REQUESTS:
+        return Outcome.BUSY
     if status >= 500:
         return Outcome.ERROR
     return Outcome.OK if status < 400 else Outcome.UNREAD
@@ -220,6 +226,8 @@ def outcome_of_error(error: BaseException) -> Outcome:
     """Return what a send that failed says about the replica."""
     if _nothing_was_sent(error):
         return Outcome.UNREACHABLE
+    if isinstance(error, httpx.ReadTimeout):
+        return Outcome.TIMED_OUT
     return Outcome.ERROR if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError) else Outcome.FAILED
 
 

@@ -1,5 +1,7 @@
 """The explicit form: one slot of one replica, for what no HTTP seam carries; or only an address."""
 
+import errno
+import socket
 from types import TracebackType
 
 from muster.balancer.ask import Ask
@@ -11,13 +13,15 @@ from muster.balancer.refusal import outcome_of
 from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
 from muster.errors import NoEndpoints, QueueTimeout
 
+_NO_CONNECTION = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT})
+
 
 class Acquisition:
     """The context of ``Service.acquire``; used once.
 
-    What leaves the block is judged as in the transports: a failed connect (``ConnectionRefusedError`` or httpx's
-    connect errors) puts the replica aside, several of httpx's broken connections in a row do so too; any other
-    exception says nothing about it. Whoever is answered 503 with ``x-muster-refused`` tells that by
+    What leaves the block is judged as in the transports: a failed connect (of the system, of asyncio, aiohttp or
+    httpx) puts the replica aside, several of httpx's broken connections or read time-outs in a row may do so too; any
+    other exception says nothing about it. Whoever is answered 503 with ``x-muster-refused`` tells that by
     ``lease.refused(reason)`` and asks for another lease: nothing was sent to the replica. How long a block lasts that
     ends well is learned as the time that the request took.
     """
@@ -57,11 +61,21 @@ class Acquisition:
             outcome = outcome_of(self._lease.refusal)
         elif exc is None:
             outcome = Outcome.OK
-        elif isinstance(exc, ConnectionRefusedError):
+        elif _did_not_connect(exc):
             outcome = Outcome.UNREACHABLE
         else:
             outcome = outcome_of_error(exc)
         self._gate.release(self._lease, outcome)
+
+
+def _did_not_connect(error: BaseException) -> bool:
+    cause = getattr(error, "os_error", error)  # where aiohttp keeps it
+    if isinstance(cause, ConnectionRefusedError | socket.gaierror):
+        return True
+    # asyncio's error for a name with several addresses has no number, only this text.
+    return isinstance(cause, OSError) and (
+        cause.errno in _NO_CONNECTION or str(cause).startswith("Multiple exceptions: ")
+    )
 
 
 def wait_until(gate: Gate, options: Options) -> float:

@@ -127,20 +127,24 @@ async def outcomes(way: Way, *members: Server | Endpoint, use: Use) -> list[Outc
 
 @every
 @pytest.mark.parametrize(
-    ("code", "outcome"),
+    ("code", "more", "outcome"),
     [
-        (200, Outcome.OK),
-        (301, Outcome.OK),
-        (404, Outcome.UNREAD),
-        (422, Outcome.UNREAD),
-        (429, Outcome.UNREAD),
-        (500, Outcome.ERROR),
-        (503, Outcome.ERROR),
+        (200, (), Outcome.OK),
+        (301, (), Outcome.OK),
+        (404, (), Outcome.UNREAD),
+        (422, (), Outcome.UNREAD),
+        (429, (), Outcome.BUSY),
+        (500, (), Outcome.ERROR),
+        (500, ("Retry-After: 1",), Outcome.ERROR),
+        (503, (), Outcome.ERROR),
+        (503, ("Retry-After: 1",), Outcome.BUSY),
     ],
 )
-def test_an_answer_that_was_read_says_what_its_status_says(way: Way, code: int, outcome: Outcome) -> None:
+def test_an_answer_that_was_read_says_what_its_status_says(
+    way: Way, code: int, more: tuple[str, ...], outcome: Outcome
+) -> None:
     async def scenario() -> None:
-        async with serving(a=status(code)) as servers:
+        async with serving(a=status(code, *more)) as servers:
 
             async def use(ask: Ask) -> None:
                 for method in ("GET", "POST"):  # one is read before it is handed over, the other after
@@ -176,13 +180,13 @@ def test_what_its_ingress_got_no_answer_to_is_an_error_unless_it_was_a_time_out(
                 assert (await ask("POST", "/")).status_code in (502, 504)
 
             assert await outcomes(way, servers["a"], use=use) == [Outcome.ERROR]
-            assert await outcomes(way, servers["b"], use=use) == [Outcome.FAILED]
+            assert await outcomes(way, servers["b"], use=use) == [Outcome.TIMED_OUT]
 
     asyncio.run(scenario())
 
 
 @every
-def test_a_time_out_says_nothing(way: Way) -> None:
+def test_a_time_out_is_told_from_what_says_nothing(way: Way) -> None:
     async def scenario() -> None:
         async with serving(a=held) as servers:
 
@@ -190,7 +194,7 @@ def test_a_time_out_says_nothing(way: Way) -> None:
                 with pytest.raises((httpx.ReadTimeout, requests.ReadTimeout), match=r"a at http://127\.0\.0\.1"):
                     await ask("POST", "/", timeout=0.05)
 
-            assert await outcomes(way, servers["a"], use=use) == [Outcome.FAILED]
+            assert await outcomes(way, servers["a"], use=use) == [Outcome.TIMED_OUT]
 
     asyncio.run(scenario())
 
