@@ -25,7 +25,7 @@ from muster.balancer.ask import NOTHING_SAID, Ask
 from muster.balancer.chooser import Chooser, Randomness
 from muster.balancer.eligible import Eligible
 from muster.balancer.explore import Exploration
-from muster.balancer.forecast import DOUBT, FEWEST, Arrivals, expected_wait
+from muster.balancer.forecast import DOUBT, FEWEST, Arrivals, expected_wait, quick
 from muster.balancer.learning import Learning
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.policy import DEFAULT_POLICY, chooser_named
@@ -70,6 +70,9 @@ class Balancer:
         self._exploration = Exploration(lambda gpu: self._learning.cost.slowness(gpu, ""))
         self._set: EndpointSet | None = None
         self._counts = Counts()
+        self._running: dict[Lease, None] = {}
+        self._unmet = 0
+        self._timekeeper: Ticket | None = None
         self._next_change = math.inf
         self._next_sweep = 0.0
         self._is_closed = False
@@ -122,25 +125,33 @@ class Balancer:
 
         ``since`` is when the call began, for a request that goes again: it keeps its place among those that wait.
 
-        Raises ``QueueFull``; ``QueueTimeout`` for a deadline that has passed and ``CannotMeetDeadline`` for one that
-        could not be met; ``NeverFits`` for demands beyond every budget; ``BalancerError`` when closed.
+        Raises ``QueueFull``; ``QueueTimeout`` for a deadline that has passed; ``CannotMeetDeadline`` when all slots are
+        taken and ``answer_by`` could not be met; ``NeverFits`` for demands beyond every budget; ``BalancerError`` when
+        closed.
         """
         self.require_open()
-        ticket = self._assess(Ticket(now if since is None else since, deadline, tried, wake, ask), now)
+        ticket = Ticket(now if since is None else since, now, deadline, tried, wake, ask)
+        if deadline < now or ask.answer_by <= now:
+            raise self._timeout(ticket, now)
         if not self._eligible.could_fit(ask.demands):
             raise self._never_fits(ask)
-        if not self._eligible.could_fit(ticket.demands):
-            ticket.demands = self._eligible.largest()  # as much as is expected nobody has, so it runs alone
+        self._assess(ticket, now)
+        if since is None:
+            self._arrivals.note(ticket, now)
         if not self._queue and self._grant(ticket, now):
             return ticket
+        if deadline <= now:
+            raise self._timeout(ticket, now)
         if self._queue.is_full:
             self._queue.drop_expired(now)
             if self._queue.is_full:
                 self._counts.refused += 1
                 raise QueueFull(f"{self.service}: {len(self._queue)} requests wait already")
-        self._refuse_if_late(ticket, now)
         self._queue.push(ticket)
         self._dispatch(now)
+        if ticket.lease is None:
+            self._unmet += 1
+            self._refuse_if_late(ticket, now)
         return ticket
 
     def give_up(self, ticket: Ticket, now: float) -> None:
@@ -148,6 +159,15 @@ class Balancer:
         self._queue.discard(ticket)
         if ticket.lease is not None:
             self.release(ticket.lease, Outcome.FAILED, now)
+        elif ticket is self._timekeeper:
+            self._schedule(now)
+
+    def sleep_until(self, ticket: Ticket) -> float:
+        """Return until when whoever waits may sleep unless it is woken.
+
+        One of them wakes for all when a replica comes back; if each did, a thousand would, and find one slot.
+        """
+        return min(ticket.deadline, self._next_change) if ticket is self._timekeeper else ticket.deadline
 
     def time_out(self, ticket: Ticket, now: float) -> BalancerError:
         """Give up a ticket at its deadline and return the error that says why it got nothing."""
@@ -163,6 +183,7 @@ class Balancer:
         replica = lease.replica
         self._note(lease, outcome, now)
         replica.finish(lease.taken)
+        del self._running[lease]
         self._counts.end(lease, outcome, now)
         if lease.is_trial:
             lease.health.trials -= 1
@@ -214,7 +235,7 @@ class Balancer:
 
     def statistics(self, now: float) -> Statistics:
         """Return counts as they are now."""
-        average = Ticket(now, math.inf, frozenset(), _nobody, cost=self._learning.cost.work(None))
+        average = Ticket(now, now, math.inf, frozenset(), _nobody, cost=self._learning.cost.work(None))
         return statistics_of(
             service=self.service,
             fence=self._set.fence if self._set else None,
@@ -239,14 +260,15 @@ class Balancer:
 
     def _served(self, now: float) -> list[Ticket]:
         served: list[Ticket] = []
-        hopeless: set[tuple[frozenset[str], frozenset[tuple[str, int]]]] = set()
+        hopeless: set[object] = set()
         barred = None
         favoured = self._queue.favoured
         for ticket in self._queue.in_order():
             if ticket.deadline <= now:
                 continue
             # Whoever avoids the same replicas and demands the same memory has the same chance.
-            kind = ticket.tried, frozenset(ticket.demands.items())
+            is_choosy = bool(ticket.tried) or self._eligible.has_budgets
+            kind = (ticket.tried, ticket.queued_at, frozenset(ticket.demands.items())) if is_choosy else None
             if kind in hopeless:
                 continue
             if self._grant(ticket, now, barred):
@@ -255,6 +277,8 @@ class Balancer:
                 if not self._eligible.has_room():
                     break
                 continue
+            if not is_choosy:
+                break  # nobody has more choice
             hopeless.add(kind)
             if ticket is favoured and not ticket.tried:
                 barred = self._eligible.roomiest(ticket.demands)
@@ -263,11 +287,11 @@ class Balancer:
         return served
 
     def _grant(self, ticket: Ticket, now: float, barred: Replica | None = None) -> bool:
-        candidates = self._eligible.candidates(ticket.tried, ticket.demands, now, barred)
+        candidates = self._eligible.candidates(ticket, now, barred)
         if not candidates or self._set is None:
             return False
-        is_free = ticket.rank <= 0 and not ticket.ask.affinity and not ticket.tried
-        replica = self._exploration.pick(candidates) if is_free else None
+        is_free = ticket.rank <= 0 and ticket.ask.answer_by == math.inf and not ticket.ask.affinity and not ticket.tried
+        replica = self._exploration.pick(candidates, now) if is_free else None
         if replica is None:
             replica = self._chooser(candidates, ticket.ask, self._rng)
         is_trial = not replica.health.is_healthy and not replica.health.is_aside(now)
@@ -286,17 +310,22 @@ class Balancer:
             expected_seconds=ticket.cost * replica.slowness,
             taken=taken,
             busy_at_grant=replica.busy,
+            unmet=self._unmet,
             is_wanted=len(self._queue) > 0,
         )
+        self._running[ticket.lease] = None
         return True
 
     def _schedule(self, now: float) -> None:
-        """Compute ``next_change``; whoever sleeps has to know when it comes nearer."""
+        """Compute ``next_change``, and see that one of those who sleep wakes then."""
         before = self._next_change
         self._next_change = self._eligible.next_change(now)
-        if self._next_change < before:
-            for ticket in self._queue:
-                ticket.wake()
+        keeper = self._timekeeper
+        if keeper is None or keeper not in self._queue:
+            keeper = self._timekeeper = next(iter(self._queue), None)
+            before = math.inf
+        if keeper is not None and self._next_change < before:
+            keeper.wake()
 
     def _sweep(self, now: float) -> None:
         """Forget what other clients had when nobody said so lately, and look for who has not been used for long."""
@@ -313,7 +342,7 @@ class Balancer:
     def _note(self, lease: Lease, outcome: Outcome, now: float) -> None:
         replica = lease.replica
         if outcome is Outcome.OK:
-            lease.is_wanted = lease.is_wanted or len(self._queue) > 0
+            lease.is_wanted = lease.is_wanted or self._unmet > lease.unmet or len(self._queue) > 0
             self._learning.learn(lease, now - lease.granted_at, now, self._eligible.serving)
         if replica.health is not lease.health or replica.is_leaving:
             return
@@ -323,9 +352,9 @@ class Balancer:
                 replica.refuses_until = 0.0  # the slot that this request had is free
         elif outcome is Outcome.UNREACHABLE:
             replica.health.unreachable(lease.granted_at, now)
-        elif outcome is Outcome.ERROR:
+        elif outcome in (Outcome.ERROR, Outcome.TIMED_OUT):
             replica.health.failed(lease.granted_at, now)
-        elif outcome in (Outcome.CLOSED, Outcome.FULL):
+        elif outcome in (Outcome.CLOSED, Outcome.FULL, Outcome.BUSY):
             self._refused(replica, outcome, now)
         self._eligible.check(replica)
 
@@ -338,61 +367,57 @@ class Balancer:
     def _refused(self, replica: Replica, outcome: Outcome, now: float) -> None:
         seconds = self._learning.cost.work(None) * replica.slowness
         rest = rest_seconds(outcome, seconds=seconds, limit=replica.limit, chance=self._rng.randrange(1024) / 1024)
+        replica.is_closed = outcome is Outcome.CLOSED or (replica.is_closed and replica.refuses_until > now)
         replica.refuses_until = max(replica.refuses_until, now + rest)
-        replica.is_closed = replica.is_closed or outcome is Outcome.CLOSED
         if outcome is Outcome.FULL:
             replica.others = max(replica.others, replica.limit - replica.in_flight + 1)
             replica.reported_at = now
 
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _assess(self, ticket: Ticket, now: float) -> Ticket:
-        """Say what it costs, where it stands in the queue, and when it must have started."""
-        ask = ticket.ask
-        if min(ticket.deadline, ask.answer_by) <= now:
-            raise self._timeout(ticket, now)
-        typical = self._learning.cost.work(None)
-        ticket.cost = typical if ask.features is None else self._learning.cost.work(ask.features)
-        ticket.demands = self._learning.demand.complete(ask.demands, ask.features)
+    def _assess(self, ticket: Ticket, now: float) -> None:
+        """Say what it costs and holds, where it stands in the queue, and when it must have started."""
+        ask, cost = ticket.ask, self._learning.cost
+        typical = cost.work(None)
+        ticket.cost = typical if ask.features is None else cost.work(ask.features)
         ticket.rank = 0 if ask.features is None else rank_of(ticket.cost / typical)
+        ticket.demands = self._learning.demand.complete(ask.demands, ask.features)
+        if not self._eligible.could_fit(ticket.demands):
+            ticket.demands = self._eligible.largest()  # as much as is expected nobody has, so it runs alone
         if ask.answer_by < math.inf:
-            left = ask.answer_by - now
-            ticket.rank = min(ticket.rank, rank_of(URGENCY * left / typical))
+            ticket.rank = min(ticket.rank, rank_of(URGENCY * (ask.answer_by - now) / typical))
+            ticket.deadline = min(ticket.deadline, ask.answer_by)
             if self._learning.answered >= FEWEST:
                 fastest = min((each.slowness for each in self._eligible.serving), default=1.0)
-                needed = ticket.cost * fastest
-                if DOUBT * needed >= left:
-                    raise self._late(needed, needed, left)
-                left -= DOUBT * needed
-            ticket.deadline = min(ticket.deadline, now + left)
-        self._arrivals.note(ticket, now)
-        return ticket
+                must_start = ask.answer_by - quick(ticket.cost * fastest, cost.spread)
+                ticket.deadline = max(now, min(ticket.deadline, must_start))
 
     def _refuse_if_late(self, ticket: Ticket, now: float) -> None:
-        if self._learning.answered < FEWEST or not self._eligible.serving:
+        """Raise ``CannotMeetDeadline`` if its place in the queue comes too late for the answer that it wants."""
+        if ticket.ask.answer_by == math.inf or self._learning.answered < FEWEST or not self._eligible.serving:
             return
         wait = self._expected_wait(ticket, now)
-        if DOUBT * wait > ticket.deadline - now and wait < math.inf:
-            raise self._late(ticket.cost, wait + ticket.cost, ticket.deadline - now)
+        if wait == math.inf or DOUBT * wait < ticket.deadline - now:
+            return
+        self.give_up(ticket, now)
+        self._counts.refused_early += 1
+        raise CannotMeetDeadline(
+            f"{self.service}: would be answered in about {wait + ticket.cost:.1f} s, it takes {ticket.cost:.1f} s "
+            f"itself, and has {ticket.ask.answer_by - now:.1f} s: refused at once "
+            f"({len(self._eligible.serving)} replicas, {len(self._queue)} waiting)",
+            now - ticket.asked_at,
+            wait + ticket.cost,
+        )
 
     def _expected_wait(self, ticket: Ticket, now: float) -> float:
         ahead, older = self._queue.ahead_of(ticket)
         usable = [each for each in self._eligible.serving if not each.health.is_aside(now)]
-        return expected_wait(
+        next_end = min((each.granted_at + each.expected_seconds for each in self._running), default=now)
+        return max(0.0, next_end - now) + expected_wait(
             ahead=ahead,
             older=older,
             overtaking=self._arrivals.overtaking(ticket, self._queue.tenants_beside(ticket), now),
-            turn=self._learning.cost.work(None),
             capacity=sum(each.limit / each.slowness for each in usable),
-        )
-
-    def _late(self, needs: float, expected: float, left: float) -> CannotMeetDeadline:
-        self._counts.refused_early += 1
-        return CannotMeetDeadline(
-            f"{self.service}: would be answered in about {expected:.1f} s (it takes {needs:.1f} s itself), and has "
-            f"{left:.1f} s: refused at once ({len(self._eligible.serving)} replicas, {len(self._queue)} waiting)",
-            0.0,
-            expected,
         )
 
     def _timeout(self, ticket: Ticket, now: float) -> BalancerError:

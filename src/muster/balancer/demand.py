@@ -14,7 +14,7 @@ from muster.balancer.ask import Demands, Features
 from muster.balancer.cost import CostModel
 
 FEWEST = 20
-FIRST_MARGIN, LEAST_MARGIN = 1.25, 1.05
+FIRST_MARGIN, LEAST_MARGIN, MOST_MARGIN = 1.25, 1.05, 2.0
 FADING = 0.998
 """What is left of the margin after each answer that took less: a surprise of 15 % is remembered for 70 of them."""
 
@@ -29,7 +29,7 @@ class _Budget:
 
     def observe(self, features: Features | None, amount: float) -> None:
         ratio = self.model.observe(features, "", "", max(amount, 1e-6), 1)
-        self.margin = max(LEAST_MARGIN, FADING * self.margin, ratio)
+        self.margin = max(LEAST_MARGIN, FADING * self.margin, min(ratio, MOST_MARGIN))
         self.answers += 1
 
 
@@ -42,7 +42,7 @@ class DemandModel:
     def observe(self, features: Features | None, costs: Mapping[str, float], budgets: Mapping[str, int]) -> None:
         """Learn from one answer; what is no budget of the replica is left alone."""
         for name, amount in costs.items():
-            if name in budgets:
+            if amount <= budgets.get(name, -1.0):  # more than there is was not taken here
                 self._budgets.setdefault(name, _Budget()).observe(features, amount)
 
     def complete(self, demands: Demands, features: Features | None) -> Demands:

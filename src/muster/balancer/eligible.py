@@ -5,8 +5,9 @@
   the few healthy ones cannot be overrun, which is why the share can be far below Envoy's 50 %.
 * A replica whose ingress refused gets nothing for a while (``refusal.py``). Nothing is held against it, and panic does
   not send anything there either: it would only refuse again.
-* A retry avoids the replicas that it has tried while others exist. When it has tried all of them, it uses any that is
-  not aside; when all are aside it waits for the first to return, or for another set.
+* A retry avoids the replicas that it has tried while others exist, until they have answered somebody else since. When
+  it has tried all of them, it uses any that is not aside; when all are aside it waits for the first to return, or for
+  another set.
 * A replica with budgets takes only what fits beside what our other requests hold there (``Replica.fits``).
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 
 from muster.balancer.ask import Demands
 from muster.balancer.replica import Replica
+from muster.balancer.ticket import Ticket
 
 PANIC_SHARE = 0.1
 """Health is ignored when less than a tenth of the replicas is healthy; with ten or fewer: when none is."""
@@ -27,14 +29,14 @@ class Eligible:
         self.serving: tuple[Replica, ...] = ()
         self._troubled: set[Replica] = set()
         self._refusing: set[Replica] = set()
-        self._has_budgets = False
+        self.has_budgets = False
 
     def renew(self, serving: tuple[Replica, ...]) -> None:
         """Take over a new set's replicas."""
         self.serving = serving
         self._troubled = {replica for replica in serving if not replica.health.is_healthy}
         self._refusing = set()
-        self._has_budgets = any(replica.endpoint.budgets for replica in serving)
+        self.has_budgets = any(replica.endpoint.budgets for replica in serving)
 
     def check(self, replica: Replica) -> None:
         """Look anew at one whose health or refusals changed."""
@@ -46,19 +48,17 @@ class Eligible:
         """Whether any slot is free, whoever asks."""
         return any(each.in_flight < each.limit for each in self.serving)
 
-    def candidates(
-        self, tried: frozenset[str], demands: Demands, now: float, barred: Replica | None = None
-    ) -> Sequence[Replica]:
+    def candidates(self, ticket: Ticket, now: float, barred: Replica | None = None) -> Sequence[Replica]:
         """Return the replicas with room for a request. ``barred`` is kept free for somebody else."""
         serving: Sequence[Replica] = self.serving
         if self._refusing:
             serving = [each for each in serving if each.refuses_until <= now]
-        admitted = serving if not self._troubled and not tried else self._admitted(serving, tried, now)
+        admitted = serving if not self._troubled and not ticket.tried else self._admitted(serving, ticket, now)
         free = [each for each in admitted if each.in_flight < each.limit]
         if barred is not None:
             free = [each for each in free if each is not barred]
-        if self._has_budgets:
-            free = [each for each in free if each.fits(demands)]
+        if self.has_budgets:
+            free = [each for each in free if each.fits(ticket.demands)]
         return free
 
     def roomiest(self, demands: Demands) -> Replica | None:
@@ -68,7 +68,7 @@ class Eligible:
 
     def could_fit(self, demands: Demands) -> bool:
         """Whether any replica's budgets are large enough; also when nobody serves, since somebody may yet."""
-        return not self._has_budgets or any(each.could_fit(demands) for each in self.serving)
+        return not self.has_budgets or any(each.could_fit(demands) for each in self.serving)
 
     def largest(self) -> Demands:
         """Return what fits the replica with the largest budgets, and nothing beside it there. Somebody must serve."""
@@ -80,8 +80,9 @@ class Eligible:
         changes = (free_at(each, now) for each in self._troubled | self._refusing)
         return min((change for change in changes if change > now), default=math.inf)
 
-    def _admitted(self, serving: Sequence[Replica], tried: frozenset[str], now: float) -> Sequence[Replica]:
-        fresh = [each for each in serving if each.endpoint.id not in tried]
+    def _admitted(self, serving: Sequence[Replica], ticket: Ticket, now: float) -> Sequence[Replica]:
+        tried, since = ticket.tried, ticket.queued_at
+        fresh = [each for each in serving if each.endpoint.id not in tried or each.answered_at > since]
         if self._troubled and not _is_panic(serving):
             fresh = [each for each in fresh if not each.health.is_aside(now)]
             admitted = [each for each in fresh if each.health.admits(now)]

@@ -5,7 +5,8 @@
 * Of ``PROBED_EVERY`` requests one goes to a replica that is thought to be clearly slower than others of its own kind:
   it had a bad time, and that may be over. Replicas of a kind that is slow as a whole are what they seem.
 
-Only requests that are not larger than the average are sent out, and only to replicas that hold none.
+Only requests that are not larger than the average and have no deadline are sent out, and only to replicas that hold
+none.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,9 +28,11 @@ class Exploration:
 
     def look(self, serving: Iterable[Replica], now: float) -> None:
         """Find who has not been seen for long. To be called every second or so."""
-        self._due = {each for each in serving if each.answers and now - each.answered_at > UNSEEN_SECONDS}
+        self._due = {
+            each for each in serving if each.answers and now - max(each.answered_at, each.probed_at) > UNSEEN_SECONDS
+        }
 
-    def pick(self, candidates: Sequence[Replica]) -> Replica | None:
+    def pick(self, candidates: Sequence[Replica], now: float) -> Replica | None:
         """Return where the next small request is to go to learn something; mostly nowhere in particular."""
         self._asked += 1
         is_turn = self._asked % PROBED_EVERY == 0
@@ -40,6 +43,7 @@ class Exploration:
         chosen = min(found, key=_last_seen, default=None)
         if chosen is not None:
             self._due.discard(chosen)
+            chosen.probed_at = now  # it may never answer
         return chosen
 
     def _is_odd(self, replica: Replica) -> bool:
@@ -47,4 +51,4 @@ class Exploration:
 
 
 def _last_seen(replica: Replica) -> tuple[float, str]:
-    return replica.answered_at, replica.endpoint.id
+    return max(replica.answered_at, replica.probed_at), replica.endpoint.id

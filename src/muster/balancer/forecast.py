@@ -1,15 +1,17 @@
-"""When a request that comes now would start, so that one that cannot make its deadline is refused while that helps.
+"""When a request that must wait would start, so that one that cannot make its deadline is refused while that helps.
 
-expected wait = work before it ÷ (the fleet's capacity × the part of it that does not go to those who overtake it)
+expected wait = until a slot is free + work before it ÷ (the fleet's capacity × what of it is not overtaken)
 
-* Work before it: expected seconds of whoever waits and goes first (``queue.py``), and one slot's turn.
+* Until a slot is free: what the request under way that is expected to end first still takes.
+* Work before it: expected seconds of whoever waits and goes first (``queue.py``).
 * Capacity: seconds of typical work that the replicas in use do per second, all slots busy.
 * Those who overtake: smaller requests, and those of a higher priority, keep coming. How much of their work comes per
   second is measured over the last ``MEMORY_SECONDS``. At a load above 1 the large ones would wait for ever by that;
   what the queue reserves for whoever waits longest (``RESERVE``) is their bound.
 
-An average, not a bound: a request is refused only if the forecast, shortened by ``DOUBT``, is still too long. Nothing
-is refused before ``FEWEST`` answers taught what a request costs.
+An average, not a bound: a request is refused only if the forecast, shortened by ``DOUBT``, leaves less than what the
+quickest tenth of such requests take. Nothing is refused before ``FEWEST`` answers taught what a request costs, and
+nothing for which a slot is free: what is learned may be wrong, and is only learned anew by sending.
 """
 
 import math
@@ -20,8 +22,8 @@ from muster.balancer.ticket import Ticket
 MEMORY_SECONDS = 10.0
 DOUBT = 0.75
 FEWEST = 20
-MOST_KINDS = 4096
-"""Tenants times sizes that are remembered; beyond that those which did not come lately are forgotten."""
+MOST_KINDS = 1024
+"""Tenants times sizes that are remembered; beyond that the half that came last is kept."""
 
 
 class Arrivals:
@@ -39,8 +41,8 @@ class Arrivals:
         work, at = self._work.get(kind, (0.0, now))
         self._work[kind] = work * math.exp((at - now) / MEMORY_SECONDS) + ticket.cost, now
         if len(self._work) > MOST_KINDS:
-            recent = now - MEMORY_SECONDS
-            self._work = {kind: each for kind, each in self._work.items() if each[1] > recent}
+            newest = sorted(self._work.items(), key=lambda item: item[1][1])[-MOST_KINDS // 2 :]
+            self._work = dict(newest)
 
     def overtaking(self, ticket: Ticket, tenants: int, now: float) -> float:
         """Return the expected seconds of work that come per second and go before ``ticket``.
@@ -61,14 +63,20 @@ class Arrivals:
         return (higher + smaller * max(1, tenants)) / max(watched, 1.0)
 
 
-def expected_wait(*, ahead: float, older: float, overtaking: float, turn: float, capacity: float) -> float:
-    """Return seconds: ``ahead`` and ``older`` as the queue says, ``overtaking`` and ``capacity`` in work per second.
-
-    ``turn`` is the work in the way of the next slot that becomes free.
-    """
+def expected_wait(*, ahead: float, older: float, overtaking: float, capacity: float) -> float:
+    """Return seconds: ``ahead`` and ``older`` as the queue says, ``overtaking`` and ``capacity`` in work per second."""
     if capacity <= 0.0:
         return math.inf  # until a replica comes back, and nobody knows when
     free = max(0.0, 1.0 - overtaking / capacity)
-    by_order = (ahead + turn) / (capacity * free) if free > 0.0 else math.inf
-    by_age = (older + turn) * (1.0 + 1.0 / RESERVE) / capacity
+    by_order = ahead / (capacity * free) if free > 0.0 else math.inf
+    by_age = older * (1.0 + 1.0 / RESERVE) / capacity
     return min(by_order, by_age)
+
+
+def quick(cost: float, spread: float) -> float:
+    """Return the seconds in which a tenth of the requests of an expected ``cost`` are answered.
+
+    ``spread`` is the deviation of the log of what they take; a mean is far above most of what is spread widely.
+    """
+    spread = min(spread, 2.0)
+    return cost * math.exp(-spread * spread / 2 - 1.28 * spread)

@@ -42,8 +42,8 @@ class Lease:
     """``endpoint`` and ``health`` are the replica's at the time of the grant; a newer set may bring others.
 
     ``expected_seconds`` is what the request was thought to take there. ``taken`` is what it holds of the replica's
-    budgets. ``is_wanted`` says that somebody waited for a slot meanwhile. ``refusal`` is what the user of an explicit
-    lease was told by the ingress, if it refused.
+    budgets. ``unmet`` is how many requests had found no slot by then, and ``is_wanted`` says that somebody waited for
+    one meanwhile. ``refusal`` is what the user of an explicit lease was told by the ingress, if it refused.
     """
 
     replica: Replica
@@ -56,6 +56,7 @@ class Lease:
     expected_seconds: float = 0.0
     taken: Demands = field(default_factory=dict)
     busy_at_grant: int = 1
+    unmet: int = 0
     is_wanted: bool = False
     is_answered: bool = False
     is_released: bool = False

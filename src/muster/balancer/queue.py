@@ -19,7 +19,7 @@ going to time out.
 
 import heapq
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
@@ -30,6 +30,8 @@ DEFAULT_CAPACITY = 1024
 DEFAULT_WAIT_SECONDS = 30.0
 RANK_STEP = 1.25
 RESERVE = 1 / 16
+MOST_REMEMBERED = 256
+"""Tenants that do not wait, and whose share is remembered."""
 
 _age = attrgetter("asked_at")
 _place = attrgetter("rank", "asked_at")
@@ -48,10 +50,12 @@ class WaitingQueue:
         self._tickets: set[Ticket] = set()
         self._by_age: list[Ticket] = []
         self._bands: dict[int, _Band] = {}
-        self._credit = 0.0
 
     def __len__(self) -> int:
         return len(self._tickets)
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket in self._tickets
 
     def __iter__(self) -> Iterator[Ticket]:
         """Iterate oldest first; no ticket may come or go meanwhile."""
@@ -65,12 +69,10 @@ class WaitingQueue:
     @property
     def favoured(self) -> Ticket | None:
         """Whoever has been overtaken so much that it is first now."""
-        return self._by_age[0] if self._by_age and self._credit >= self._by_age[0].cost else None
+        return self._by_age[0] if self._by_age and self._by_age[0].credit >= self._by_age[0].cost else None
 
     def push(self, ticket: Ticket) -> None:
         """Put it where it belongs."""
-        if self._by_age and ticket.asked_at < self._by_age[0].asked_at:
-            self._credit = 0.0  # which was earned by somebody else
         self._tickets.add(ticket)
         insort(self._by_age, ticket, key=_age)
         priority = ticket.ask.priority
@@ -90,15 +92,14 @@ class WaitingQueue:
 
     def take(self, ticket: Ticket) -> None:
         """Take out one that is served now, and count whom it overtook."""
-        self._credit = 0.0 if ticket is self._by_age[0] else self._credit + RESERVE * ticket.cost
+        if ticket is not self._by_age[0]:
+            self._by_age[0].credit += RESERVE * ticket.cost
         self._bands[ticket.ask.priority].serve(ticket)
         self._remove(ticket)
 
     def discard(self, ticket: Ticket) -> None:
         """Take out one that is not served; one that is not there is no error."""
         if ticket in self._tickets:
-            if ticket is self._by_age[0]:
-                self._credit = 0.0
             self._remove(ticket)
 
     def drop_expired(self, now: float) -> None:
@@ -111,7 +112,6 @@ class WaitingQueue:
         self._tickets.clear()
         self._by_age.clear()
         self._bands.clear()
-        self._credit = 0.0
 
     def tenants_beside(self, ticket: Ticket) -> int:
         """Return how many tenants share what its priority gets, its own among them."""
@@ -123,7 +123,7 @@ class WaitingQueue:
 
         By order counts what is larger, but of its own tenant, only as far as fair shares let it go first.
         """
-        everything = sum(each.cost for each in self._tickets)
+        everything = sum(each.cost for each in self._tickets if each is not ticket)
         higher = sum(band.work for priority, band in self._bands.items() if priority > ticket.ask.priority)
         band = self._bands.get(ticket.ask.priority)
         return higher + (band.ahead_of(ticket) if band is not None else 0.0), everything
@@ -205,8 +205,18 @@ class _Band:
         del lane.tickets[_index(lane.tickets, ticket, _place)]
         lane.work = lane.work - ticket.cost if lane.tickets else 0.0
         self._waiting -= 1
-        if not lane.tickets and lane.served_until <= self._virtual:
-            del self._lanes[ticket.ask.tenant]  # it comes back as a new one would: nothing to remember
+        if len(self._lanes) > 2 * self._waiting + MOST_REMEMBERED:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop tenants that do not wait: those that would come back as a new one does, else half of them, oldest first.
+
+        That gives somebody a share too early now and then, which is better than remembering everybody for ever.
+        """
+        idle = sorted((lane.served_until, name) for name, lane in self._lanes.items() if not lane.tickets)
+        for served_until, name in idle:
+            if served_until <= self._virtual or 2 * len(self._lanes) > 4 * self._waiting + MOST_REMEMBERED:
+                del self._lanes[name]
 
     def tenants_beside(self, tenant: str) -> int:
         return 1 + sum(bool(lane.tickets) for name, lane in self._lanes.items() if name != tenant)
@@ -214,7 +224,8 @@ class _Band:
     def ahead_of(self, ticket: Ticket) -> float:
         lane = self._lanes.get(ticket.ask.tenant)
         tickets = lane.tickets if lane is not None else []
-        own = sum(each.cost for each in tickets[: bisect_left(tickets, _place(ticket), key=_place)])
+        before = tickets[: bisect_right(tickets, _place(ticket), key=_place)]
+        own = sum(each.cost for each in before if each is not ticket)
         # While it is served, each other tenant that waits gets as much at most, and no more than it has.
         return own + sum(min(own + ticket.cost, each.work) for each in self._lanes.values() if each is not lane)
 

@@ -4,7 +4,6 @@ A replica lives as long as its endpoint id is in the set, and after that until i
 returns before then is the same replica, so its running requests stay counted.
 """
 
-import math
 from collections import Counter
 
 from muster.balancer.ask import Demands
@@ -32,6 +31,7 @@ class Replica:
         "is_leaving",
         "limit",
         "others",
+        "probed_at",
         "refuses_until",
         "reported_at",
         "score",
@@ -51,7 +51,7 @@ class Replica:
         self.score = 1.0
         self.held: Counter[str] = Counter()
         self.served = 0
-        self.answered_at = now
+        self.answered_at = self.probed_at = now
         self.answers = 0
         self.is_leaving = False
         self.refuses_until = 0.0
@@ -93,7 +93,7 @@ class Replica:
     def demanded(self, demands: Demands) -> dict[str, int]:
         """Return what a request takes of the budgets here; where it says nothing, one slot's part of the budget."""
         return {
-            name: demands[name] if name in demands else math.ceil(whole / self.limit)
+            name: demands[name] if name in demands else whole // self.limit
             for name, whole in self.endpoint.budgets.items()
         }
 

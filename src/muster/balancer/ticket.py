@@ -11,18 +11,21 @@ from muster.balancer.lease import Lease
 class Ticket:
     """It has a lease, or waits in the queue, or was given up. Instants are of the balancer's clock.
 
-    ``deadline`` is when it must have started. ``tried`` are endpoint ids to avoid while others exist. ``wake`` is
-    called whenever it pays to look again. ``demands`` are what it said, and what was learned where it said nothing.
-    ``cost`` is the expected seconds on a typical replica, and ``rank`` its size
-    class for the order of waiting: smaller goes first, an average request has 0.
+    ``asked_at`` is when the call began, ``queued_at`` when it asked for this lease. ``deadline`` is when it must have
+    started. ``tried`` are endpoint ids to avoid while others exist, or until they have answered somebody since.
+    ``wake`` is called whenever it pays to look again. ``demands`` are what it said, and what was learned where it said
+    nothing. ``cost`` is the expected seconds on a typical replica, and ``rank`` its size class for the order of
+    waiting: smaller goes first, an average request has 0. ``credit`` is what overtaking it has paid.
     """
 
     asked_at: float
+    queued_at: float
     deadline: float
     tried: frozenset[str]
     wake: Callable[[], None]
     ask: Ask = NOTHING_SAID
     cost: float = 1.0
     rank: int = 0
+    credit: float = 0.0
     demands: Demands = field(default_factory=dict)
     lease: Lease | None = field(default=None)

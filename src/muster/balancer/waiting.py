@@ -119,7 +119,7 @@ class Gate:
                 return lease
             if now >= ticket.deadline:
                 raise self._core.time_out(ticket, now)
-            return min(ticket.deadline, self._core.next_change)
+            return self._core.sleep_until(ticket)
 
     def give_up(self, ticket: Ticket) -> None:
         """Stop waiting."""

@@ -18,8 +18,10 @@ _ages = itertools.count()
 def ticket(
     cost: float = 1.0, *, priority: int = 0, tenant: str = "", deadline: float = 1e9, asked_at: float | None = None
 ) -> Ticket:
+    asked_at = next(_ages) if asked_at is None else asked_at
     return Ticket(
-        next(_ages) if asked_at is None else asked_at,
+        asked_at,
+        asked_at,
         deadline,
         frozenset(),
         lambda: None,
