@@ -9,10 +9,11 @@ One core without I/O, made of independent parts, and thin seats around it::
                                    └── learning: cost, demand, limit, scores ◂─────┘
 
     what is asked                     ask ticket
-    who waits, who is refused         queue forecast
+    who waits, who is refused         queue admission forecast
     which replicas may be used        eligible replica eject refusal
     which of them                     chooser affinity policy explore
-    what is learned                   learning cost cost_* regression demand limit opening trial report
+    what is learned                   learning cost cost_* regression demand limit opening
+                                      trial report
     what it holds and shows           balancer lease statistics
     waiters (who waits, and how)      waiting
     seams                             options call (decide) · transport hold hedge requests_adapter explicit (ask) ·

@@ -6,7 +6,7 @@ woken when it is granted a lease.
 
 The parts, each in a file of its own: who waits and in which order (``queue.py``), which replicas a request may use now
 (``eligible.py``), which of them it gets (``chooser.py``, ``explore.py``), what is learned from answers
-(``learning.py``), and which requests are refused because they would come too late (``forecast.py``).
+(``learning.py``), and which requests are refused, since they fit nowhere or would come too late (``admission.py``).
 
 Rules
 * A replica holds at most its limit. A request that finds no free slot waits; one that waits only for replicas that it
@@ -21,27 +21,25 @@ Safe for one thread at a time; ``waiting.py`` holds the lock.
 import math
 from collections.abc import Callable
 
+from muster.balancer.admission import Admission
 from muster.balancer.ask import NOTHING_SAID, Ask
 from muster.balancer.chooser import Chooser, Randomness
 from muster.balancer.eligible import Eligible
 from muster.balancer.explore import Exploration
-from muster.balancer.forecast import DOUBT, FEWEST, Arrivals, expected_wait, quick
 from muster.balancer.learning import Learning
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.policy import DEFAULT_POLICY, chooser_named
-from muster.balancer.queue import DEFAULT_CAPACITY, WaitingQueue, rank_of
+from muster.balancer.queue import DEFAULT_CAPACITY, WaitingQueue
 from muster.balancer.refusal import rest_seconds
 from muster.balancer.replica import Replica
 from muster.balancer.report import LoadReport
 from muster.balancer.statistics import Counts, Statistics, statistics_of
 from muster.balancer.ticket import Ticket
-from muster.errors import BalancerError, CannotMeetDeadline, NeverFits, NoEndpoints, QueueFull, QueueTimeout
+from muster.errors import BalancerError, QueueFull
 from muster.model.endpoint import EndpointSet
 
 BACKFILL_DEPTH = 64
 """How many requests that cannot be served are looked past for one that can, as batch schedulers bound it."""
-URGENCY = 0.2
-"""A request is as urgent as one that takes this part of the time that its deadline leaves."""
 SWEEP_SECONDS = 1.0
 
 
@@ -61,16 +59,23 @@ class Balancer:
         self.service = service
         self._rng = rng
         self._chooser = chooser or chooser_named(DEFAULT_POLICY)
-        self._hint_when_unknown = hint_when_unknown
         self._queue = WaitingQueue(queue_capacity)
         self._learning = Learning(concurrency)
-        self._arrivals = Arrivals()
         self._eligible = Eligible()
+        self._running: dict[Lease, None] = {}
+        self._counts = Counts()
+        self._admission = Admission(
+            service,
+            queue=self._queue,
+            eligible=self._eligible,
+            learning=self._learning,
+            running=self._running,
+            counts=self._counts,
+            hint_when_unknown=hint_when_unknown,
+        )
         self._replicas: dict[str, Replica] = {}
         self._exploration = Exploration(lambda gpu: self._learning.cost.slowness(gpu, ""))
         self._set: EndpointSet | None = None
-        self._counts = Counts()
-        self._running: dict[Lease, None] = {}
         self._unmet = 0
         self._timekeeper: Ticket | None = None
         self._next_change = math.inf
@@ -132,16 +137,12 @@ class Balancer:
         self.require_open()
         ticket = Ticket(now if since is None else since, now, deadline, tried, wake, ask)
         if deadline < now or ask.answer_by <= now:
-            raise self._timeout(ticket, now)
-        if not self._eligible.could_fit(ask.demands):
-            raise self._never_fits(ask)
-        self._assess(ticket, now)
-        if since is None:
-            self._arrivals.note(ticket, now)
+            raise self._admission.timeout(ticket, now, self._set)
+        self._admission.assess(ticket, now, is_new=since is None)
         if not self._queue and self._grant(ticket, now):
             return ticket
         if deadline <= now:
-            raise self._timeout(ticket, now)
+            raise self._admission.timeout(ticket, now, self._set)
         if self._queue.is_full:
             self._queue.drop_expired(now)
             if self._queue.is_full:
@@ -151,7 +152,10 @@ class Balancer:
         self._dispatch(now)
         if ticket.lease is None:
             self._unmet += 1
-            self._refuse_if_late(ticket, now)
+            too_late = self._admission.too_late(ticket, now)
+            if too_late is not None:
+                self.give_up(ticket, now)
+                raise too_late
         return ticket
 
     def give_up(self, ticket: Ticket, now: float) -> None:
@@ -173,7 +177,7 @@ class Balancer:
         """Give up a ticket at its deadline and return the error that says why it got nothing."""
         self.require_open()
         self.give_up(ticket, now)
-        return self._timeout(ticket, now)
+        return self._admission.timeout(ticket, now, self._set)
 
     def release(self, lease: Lease, outcome: Outcome, now: float) -> bool:
         """End a lease; ``False`` if it had ended before."""
@@ -242,7 +246,7 @@ class Balancer:
             replicas=self._replicas.values(),
             queue=self._queue,
             counts=self._counts,
-            expected_wait=0.0 if self._eligible.has_room() else self._expected_wait(average, now),
+            expected_wait=0.0 if self._eligible.has_room() else self._admission.expected_wait(average, now),
             cost=self._learning.cost.statistics(),
             now=now,
         )
@@ -372,82 +376,6 @@ class Balancer:
         if outcome is Outcome.FULL:
             replica.others = max(replica.others, replica.limit - replica.in_flight + 1)
             replica.reported_at = now
-
-    # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _assess(self, ticket: Ticket, now: float) -> None:
-        """Say what it costs and holds, where it stands in the queue, and when it must have started."""
-        ask, cost = ticket.ask, self._learning.cost
-        typical = cost.work(None)
-        ticket.cost = typical if ask.features is None else cost.work(ask.features)
-        ticket.rank = 0 if ask.features is None else rank_of(ticket.cost / typical)
-        ticket.demands = self._learning.demand.complete(ask.demands, ask.features)
-        if not self._eligible.could_fit(ticket.demands):
-            ticket.demands = self._eligible.largest()  # as much as is expected nobody has, so it runs alone
-        if ask.answer_by < math.inf:
-            ticket.rank = min(ticket.rank, rank_of(URGENCY * (ask.answer_by - now) / typical))
-            ticket.deadline = min(ticket.deadline, ask.answer_by)
-            if self._learning.answered >= FEWEST:
-                fastest = min((each.slowness for each in self._eligible.serving), default=1.0)
-                must_start = ask.answer_by - quick(ticket.cost * fastest, cost.spread)
-                ticket.deadline = max(now, min(ticket.deadline, must_start))
-
-    def _refuse_if_late(self, ticket: Ticket, now: float) -> None:
-        """Raise ``CannotMeetDeadline`` if its place in the queue comes too late for the answer that it wants."""
-        if ticket.ask.answer_by == math.inf or self._learning.answered < FEWEST or not self._eligible.serving:
-            return
-        wait = self._expected_wait(ticket, now)
-        if wait == math.inf or DOUBT * wait < ticket.deadline - now:
-            return
-        self.give_up(ticket, now)
-        self._counts.refused_early += 1
-        raise CannotMeetDeadline(
-            f"{self.service}: would be answered in about {wait + ticket.cost:.1f} s, it takes {ticket.cost:.1f} s "
-            f"itself, and has {ticket.ask.answer_by - now:.1f} s: refused at once "
-            f"({len(self._eligible.serving)} replicas, {len(self._queue)} waiting)",
-            now - ticket.asked_at,
-            wait + ticket.cost,
-        )
-
-    def _expected_wait(self, ticket: Ticket, now: float) -> float:
-        ahead, older = self._queue.ahead_of(ticket)
-        usable = [each for each in self._eligible.serving if not each.health.is_aside(now)]
-        next_end = min((each.granted_at + each.expected_seconds for each in self._running), default=now)
-        return max(0.0, next_end - now) + expected_wait(
-            ahead=ahead,
-            older=older,
-            overtaking=self._arrivals.overtaking(ticket, self._queue.tenants_beside(ticket), now),
-            capacity=sum(each.limit / each.slowness for each in usable),
-        )
-
-    def _timeout(self, ticket: Ticket, now: float) -> BalancerError:
-        self._counts.timed_out += 1
-        waited = now - ticket.asked_at
-        if self._set is None:
-            return NoEndpoints(
-                self.service, f"{self.service}: unknown service {self._hint_when_unknown()} (waited {waited:.1f} s)"
-            )
-        if not self._eligible.serving:
-            since = self._set.published_at.isoformat(timespec="seconds")
-            return NoEndpoints(
-                self.service, f"{self.service}: nobody serves it (empty since {since}); waited {waited:.1f} s"
-            )
-        return QueueTimeout(
-            f"{self.service}: no replica was free within {waited:.1f} s ({len(self._eligible.serving)} replicas, "
-            f"{self._counts.in_flight} requests in flight, {len(self._queue)} waiting)",
-            waited,
-        )
-
-    def _never_fits(self, ask: Ask) -> NeverFits:
-        largest = {
-            name: max(each.endpoint.budgets.get(name, 0) for each in self._eligible.serving) for name in ask.demands
-        }
-        wanted = ", ".join(
-            f"{name} {amount} (the largest replica has {largest[name]})"
-            for name, amount in ask.demands.items()
-            if amount > largest[name]
-        )
-        return NeverFits(f"{self.service}: the request demands {wanted or dict(ask.demands)}: ask for less")
 
 
 def _nobody() -> None:

@@ -242,4 +242,4 @@ class TestSize:
                 world.ask(tenant="steady")
         (band,) = world.balancer._queue._bands.values()
         assert len(band._lanes) <= 2 * world.waiting + MOST_REMEMBERED + 1
-        assert len(world.balancer._arrivals._work) <= MOST_KINDS
+        assert len(world.balancer._admission._arrivals._work) <= MOST_KINDS
