@@ -19,6 +19,9 @@ from muster.model.deployment import PortProtocol
 
 SCHEMA = 1
 
+LARGEST_COUNT = 2**63 - 1
+"""What the integers of most languages hold, and well within what can be divided by a float."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceKey:
@@ -108,8 +111,8 @@ class EndpointSet:
                 endpoints=tuple(endpoint_from_wire(each) for each in wire["endpoints"]),
                 published_at=datetime.datetime.fromisoformat(wire["published_at"]),
                 stale_since=_time(wire.get("stale_since")),
-                ca_pem=wire.get("ca_pem"),
-                broker_url=wire.get("broker_url"),
+                ca_pem=None if wire.get("ca_pem") is None else _text("ca_pem", wire["ca_pem"]),
+                broker_url=None if wire.get("broker_url") is None else _text("broker_url", wire["broker_url"]),
                 withheld=tuple(Withheld(str(each["id"]), str(each["reason"])) for each in wire.get("withheld", ())),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -132,18 +135,37 @@ def endpoint_to_wire(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def endpoint_from_wire(wire: Mapping[str, Any]) -> Endpoint:
-    """Read the documented form; raises whatever a wrong one provokes: whoever calls it says what it was part of."""
+    """Read the documented form.
+
+    Raises ``InvalidSpec`` for a value that would break whoever balances over it, and whatever any other wrong one
+    provokes: whoever calls it says what it was part of.
+    """
+    concurrency = wire.get("concurrency")
     return Endpoint(
         id=str(wire["id"]),
-        url=str(wire["url"]),
+        url=_text("endpoints.url", wire["url"]),
         protocol=PortProtocol(wire.get("protocol", "http")),
-        data_center=wire.get("data_center", ""),
-        gpu_name=wire.get("gpu_name", ""),
-        gpu_num=wire.get("gpu_num", 1),
-        concurrency=wire.get("concurrency"),
-        budgets=MappingProxyType(dict(wire.get("budgets", {}))),
+        data_center=_text("endpoints.data_center", wire.get("data_center", "")),
+        gpu_name=_text("endpoints.gpu_name", wire.get("gpu_name", "")),
+        gpu_num=_count("endpoints.gpu_num", wire.get("gpu_num", 1), least=0),
+        concurrency=None if concurrency is None else _count("endpoints.concurrency", concurrency, least=1),
+        budgets=MappingProxyType(
+            {name: _count(f"endpoints.budgets.{name}", whole) for name, whole in wire.get("budgets", {}).items()}
+        ),
         started_at=_time(wire.get("started_at")),
     )
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidSpec(name, f"{value!r} is no text")
+    return value
+
+
+def _count(name: str, value: object, *, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_COUNT:
+        raise InvalidSpec(name, f"{value!r} is no whole number from {least} to {LARGEST_COUNT}")
+    return value
 
 
 def _time(text: str | None) -> datetime.datetime | None:
