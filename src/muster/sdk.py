@@ -23,6 +23,7 @@ own, which watches all services and is joined by ``Connection.close``. When the 
 """
 
 import asyncio
+import contextlib
 import random
 import threading
 from types import TracebackType
@@ -123,17 +124,19 @@ class Connection:
 
     async def aclose(self) -> None:
         """Stop watching and fail whoever waits; requests under way finish."""
-        await asyncio.to_thread(self._end_status)
-        for service in list(self._services.values()):
-            await service.aclose()
-        await asyncio.to_thread(self._thread.stop)
+        async with contextlib.AsyncExitStack() as stack:  # each is closed, even if another one cannot be
+            stack.push_async_callback(asyncio.to_thread, self._thread.stop)
+            for service in list(self._services.values()):
+                stack.push_async_callback(service.aclose)
+            stack.push_async_callback(asyncio.to_thread, self._end_status)
 
     def close(self) -> None:
         """Stop watching and fail whoever waits; requests under way finish. For sync users."""
-        self._end_status()
-        for service in list(self._services.values()):
-            service.close()
-        self._thread.stop()
+        with contextlib.ExitStack() as stack:  # each is closed, even if another one cannot be
+            stack.callback(self._thread.stop)
+            for service in list(self._services.values()):
+                stack.callback(service.close)
+            stack.callback(self._end_status)
 
     def _end_status(self) -> None:
         status, self._status = self._status, None

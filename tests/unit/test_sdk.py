@@ -13,6 +13,7 @@ import pytest
 import muster
 from muster import registry
 from muster.balancer.eject import ERRORS_IN_A_ROW
+from muster.balancer.waiting import Gate
 from muster.errors import (
     BalancerError,
     CannotMeetDeadline,
@@ -487,6 +488,63 @@ def test_the_same_service_serves_two_event_loops_one_after_the_other(url: str) -
     for _ in range(2):
         asyncio.run(connection.service(KEY.service).wait_ready())
     connection.close()
+
+
+def test_a_set_that_breaks_the_balancer_is_told_of_once_and_the_next_one_is_used(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    update = Gate.update
+
+    def breaks(self: Gate, endpoints: EndpointSet, *, is_other_target: bool = False) -> bool:
+        if endpoints.revision == 2:
+            raise ZeroDivisionError
+        return update(self, endpoints, is_other_target=is_other_target)
+
+    async def scenario() -> None:
+        monkeypatch.setattr(Gate, "update", breaks)
+        source = registry.connect(url)
+        await source.publish(KEY, endpoint_set(dead("a")))
+        async with muster.connect(url) as connection:
+            service = connection.service(KEY.service)
+            await service.wait_ready()
+            await source.publish(KEY, endpoint_set(dead("b"), revision=2))
+            await until(lambda: "cannot be used" in caplog.text)
+            assert service.pick().id == "a"
+            await source.publish(KEY, endpoint_set(dead("c"), revision=3))
+            await until(lambda: service.pick().id == "c")
+        assert caplog.text.count("cannot be used") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_service_that_cannot_be_closed_keeps_no_other_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"file://{tmp_path}/registry"
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        await registry.connect(url).publish(KEY, endpoint_set(dead("a")))
+        connection = muster.connect(url)
+        bad, good = connection.service("digits"), connection.service(KEY.service)
+        monkeypatch.setattr(bad, "aclose", fails)
+        await good.wait_ready()
+        await asyncio.to_thread(good.pick)
+        assert watchers() == 1
+        with pytest.raises(ZeroDivisionError):
+            await connection.aclose()
+        assert (watchers(), asyncio.all_tasks()) == (0, {asyncio.current_task()})
+
+    asyncio.run(scenario())
+    connection = muster.connect(url)
+    bad, good = connection.service("digits"), connection.service(KEY.service)
+    monkeypatch.setattr(bad, "close", fails)
+    assert good.pick().id == "a"
+    with pytest.raises(ZeroDivisionError):
+        connection.close()
+    assert watchers() == 0
+    with pytest.raises(BalancerError, match="closed"):
+        good.pick()
 
 
 def test_a_service_without_a_name_is_refused_at_once(url: str) -> None:

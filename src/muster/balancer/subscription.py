@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from muster.balancer.waiting import Gate
-from muster.errors import RegistryError
+from muster.errors import RegistryError, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
 
 _RETRY_SECONDS = 1.0
@@ -86,10 +86,17 @@ class Subscription:
                     present = self._gate.endpoints
                     # The registry never steps back for one target, so what is not newer comes from another one.
                     moved = present is not None and endpoints.fence <= present.fence and endpoints != present
-                    self._gate.update(endpoints, is_other_target=moved)
+                    self._take_over(endpoints, is_other_target=moved)
             except RegistryError as error:
                 _log.warning("watching %s in the %s: %s; the last set stays", self._key, self._where, error)
             await asyncio.sleep(_RETRY_SECONDS)
+
+    def _take_over(self, endpoints: EndpointSet, *, is_other_target: bool) -> None:
+        """Hand it to the gate; a set that breaks the balancer is told of once, and the next one may be better."""
+        try:
+            self._gate.update(endpoints, is_other_target=is_other_target)
+        except Exception:  # noqa: BLE001 - whatever it is, the last set serves on
+            _log.exception("the set %s of %s cannot be used; the last one stays", endpoints.fence, self._key)
 
     async def _learn_neighbours(self, source: Source) -> None:
         while self._gate.endpoints is None:
@@ -106,6 +113,8 @@ async def _foreign_data(source: Source, key: ServiceKey) -> RegistryError | None
     """Return why what a registry that can be read holds under ``key`` cannot; a watch only tries again, and again."""
     try:
         await source.get(key)
-    except RegistryError as error:
+    except RegistryUnavailable as error:
         return error
+    except RegistryError:
+        pass  # it may not be read at all: what the watch logs, and the neighbours, say more
     return None
