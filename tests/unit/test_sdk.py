@@ -490,6 +490,32 @@ def test_the_same_service_serves_two_event_loops_one_after_the_other(url: str) -
     connection.close()
 
 
+def test_a_client_follows_its_service_when_another_loop_that_used_it_first_has_ended(url: str) -> None:
+    connection = muster.connect(url)
+    service = connection.service(KEY.service)
+    asyncio.run(registry.connect(url).publish(KEY, endpoint_set(dead("a"))))
+    first, last = threading.Event(), threading.Event()
+
+    async def elsewhere() -> None:
+        await service.wait_ready()
+        first.set()
+        await asyncio.to_thread(last.wait)
+
+    async def scenario() -> None:
+        async with serving(b=ok) as servers, connection:
+            other = asyncio.create_task(asyncio.to_thread(asyncio.run, elsewhere()))
+            await asyncio.to_thread(first.wait)
+            async with service.async_transport() as transport:
+                last.set()
+                await other
+                await registry.connect(url).publish(KEY, endpoint_set(servers["b"], revision=2))
+                async with httpx.AsyncClient(transport=transport, base_url="http://digits") as client:
+                    await until(lambda: service.statistics().fence == (1, 2))
+                    assert (await client.get("/")).text == "b"
+
+    asyncio.run(scenario())
+
+
 def test_a_set_that_breaks_the_balancer_is_told_of_once_and_the_next_one_is_used(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,6 @@
 """Keeps a coroutine running for as long as somebody needs it: what watches a registry for a service's users.
 
-Async users share one task of their event loop, sync users a thread with a loop of its own. Either is *held* by open
+Async users share one task of their event loop, sync users a thread with a loop of its own. Each is *held* by open
 transports, and *pinned* by those who come and go (``acquire``), until somebody stops it.
 """
 
@@ -9,56 +9,77 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 
 class TaskWatch:
-    """Runs a subscription as a task of the loop that uses it, while it is held or once it is pinned."""
+    """Runs a subscription as a task of each loop that uses it, while it is held there or once it is pinned there.
+
+    One for each loop, because a loop may end while others go on.
+    """
 
     def __init__(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._run = run
-        self._task: asyncio.Task[None] | None = None
-        self._holders = 0
-        self._is_pinned = False
+        self._uses: dict[asyncio.AbstractEventLoop, _Use] = {}
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Run inside the context; the last one to leave it ends what nobody has pinned."""
-        self._holders += 1
+        use = self._here()
+        use.holders += 1
         try:
-            self._ensure()
+            self._ensure(use)
             yield
         finally:
-            self._holders -= 1
-            if not self._holders and not self._is_pinned:
-                await self.stop()
+            use.holders -= 1
+            if not use.holders and not use.is_pinned:
+                await _end(use)
 
     def pin(self) -> None:
         """Run until ``stop``; what is held already needs no pin."""
-        self._is_pinned = self._is_pinned or not self._holders
-        self._ensure()
+        use = self._here()
+        use.is_pinned = use.is_pinned or not use.holders
+        self._ensure(use)
 
     async def stop(self) -> None:
-        """End it, whoever holds it."""
-        task, self._task, self._is_pinned = self._task, None, False
-        if task is None or task.get_loop().is_closed():
-            return
-        if task.get_loop() is not asyncio.get_running_loop():
-            task.get_loop().call_soon_threadsafe(task.cancel)
-            return
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
+        """End it in every loop, whoever holds it."""
+        for use in list(self._uses.values()):
+            await _end(use)
 
-    def _ensure(self) -> None:
-        """Start the task, also after its loop has ended (``asyncio.run`` twice); one that failed says so here."""
-        if self._task is not None and self._task.get_loop().is_closed():
-            self._task = None
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="muster: watch a service")
-        elif self._task.done() and not self._task.cancelled():
-            self._task.result()
+    def _here(self) -> "_Use":
+        """Return the use by this loop, and forget those by loops that have ended."""
+        for loop in [each for each in list(self._uses) if each.is_closed()]:
+            self._uses.pop(loop, None)
+        return self._uses.setdefault(asyncio.get_running_loop(), _Use())
+
+    def _ensure(self, use: "_Use") -> None:
+        """Start the task; one that failed says so here."""
+        if use.task is None:
+            use.task = asyncio.get_running_loop().create_task(self._run(), name="muster: watch a service")
+        elif use.task.done() and not use.task.cancelled():
+            use.task.result()
+
+
+@dataclass(eq=False, slots=True)
+class _Use:
+    task: asyncio.Task[None] | None = None
+    holders: int = 0
+    is_pinned: bool = False
+
+
+async def _end(use: _Use) -> None:
+    task, use.task, use.is_pinned = use.task, None, False
+    if task is None:
+        return
+    if task.get_loop() is not asyncio.get_running_loop():
+        with contextlib.suppress(RuntimeError):  # it has ended, and its tasks with it
+            task.get_loop().call_soon_threadsafe(task.cancel)
+        return
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
 
 
 class ThreadWatch:
@@ -84,9 +105,8 @@ class ThreadWatch:
         finally:
             with self._lock:
                 self._holders -= 1
-                is_last = not self._holders and not self._is_pinned
-            if is_last:
-                self.stop()
+                future = None if self._holders or self._is_pinned else self._take()
+            self._end(future)
 
     def pin(self) -> None:
         """Run until ``stop``; what is held already needs no pin."""
@@ -97,7 +117,15 @@ class ThreadWatch:
     def stop(self) -> None:
         """End it, whoever holds it."""
         with self._lock:
-            future, self._future, self._is_pinned = self._future, None, False
+            future = self._take()
+        self._end(future)
+
+    def _take(self) -> "concurrent.futures.Future[None] | None":
+        """Return what is to end. Whoever comes once the lock is free starts anew, and does not use what ends."""
+        future, self._future, self._is_pinned = self._future, None, False
+        return future
+
+    def _end(self, future: "concurrent.futures.Future[None] | None") -> None:
         if future is not None:
             self._thread.end(future)
 
@@ -136,19 +164,27 @@ class LoopThread:
         future.cancel()
         with self._lock:
             self._running.discard(future)
-            is_last = not self._running
-        if is_last:
-            self.stop()
+            ending = (None, None) if self._running else self._take()
+        _join(*ending)
 
     def stop(self) -> None:
         """Cancel all and join the thread."""
         with self._lock:
-            loop, self._loop = self._loop, None
-            thread, self._thread = self._thread, None
-            self._running.clear()
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+            ending = self._take()
+        _join(*ending)
+
+    def _take(self) -> "tuple[asyncio.AbstractEventLoop | None, threading.Thread | None]":
+        """Return what is to end. Whoever comes once the lock is free gets another thread."""
+        loop, self._loop = self._loop, None
+        thread, self._thread = self._thread, None
+        self._running.clear()
+        return loop, thread
+
+
+def _join(loop: asyncio.AbstractEventLoop | None, thread: threading.Thread | None) -> None:
+    if loop is not None and thread is not None:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
