@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from muster.errors import InvalidAsk
 
@@ -87,8 +87,7 @@ def demands_of(value: object) -> Demands:
     pairs = _pairs("demands", value, "give an amount for each budget, as in {'vram_mb': 3000}")
     demands = {}
     for name, amount in pairs.items():
-        is_number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
-        if not is_number or not math.isfinite(amount) or amount < 0:
+        if not _is_number(amount) or not 0 <= amount < math.inf:
             raise InvalidAsk(f"demands.{name}", f"{amount!r} is not an amount: a number ≥ 0, in the budget's own unit")
         demands[name] = math.ceil(amount)
     return demands
@@ -98,9 +97,16 @@ def seconds_of(name: str, value: object, *, default: float) -> float:
     """Return a number of seconds, ``default`` for ``None``. Raises ``InvalidAsk``."""
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if not _is_number(value):
         raise InvalidAsk(name, f"{value!r} is not a number of seconds")
     return value
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    except OverflowError:  # an integer of more digits than anything is computed with
+        return False
 
 
 def _pairs(name: str, value: object, advice: str) -> Mapping[str, Any]:

@@ -4,7 +4,8 @@ The second is sent only when the first has not answered for a while, only to a r
 with a token of the retry budget: hedging must not become the load that makes replicas slow (Dean and Barroso, "The
 Tail at Scale", 2013: hedged requests, which they send after the 95th percentile for about 5 % more load).
 
-Structured: when ``first_of`` returns or raises, whatever lost is cancelled and over, and what it had is given back.
+Structured: when ``first_of`` returns or raises, whatever lost is cancelled and over, and what it had is given back;
+when it raises, what had won too.
 """
 
 import asyncio
@@ -43,7 +44,12 @@ async def first_of(
             winner = next(filter(_has_answer, done), next(iter(done)))
             running |= done - {winner}  # both may be done at once
     finally:
-        await _end(running - {winner}, dispose)
+        try:
+            await _end(running - {winner}, dispose)
+        except BaseException:
+            if winner is not None:
+                await _end({winner}, dispose)  # nobody gets its answer any more
+            raise
     assert winner is not None
     return winner.result()
 

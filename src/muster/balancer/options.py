@@ -6,7 +6,7 @@ are taken out before anything is sent. ``features=`` of a transport is asked whe
 extension says goes before what a header says.
 
 An option that nobody knows is refused, as a wrong value is: a mistyped ``idempotnet`` would otherwise look like one
-that works. Nothing is parsed for a request that says nothing.
+that works, and as a header it would be sent on. Nothing is parsed for a request that says nothing.
 """
 
 import json
@@ -51,7 +51,7 @@ def take_options(
 
     ``given`` is the extension, ``None`` if there is none.
     """
-    options = _from_headers(headers) if any(key[:9].lower() == b"x-muster-" for key, _ in headers.raw) else {}
+    options = _from_headers(headers) if any(_is_ours(key) for key, _ in headers.raw) else {}
     if given is not None:
         if not isinstance(given, Mapping):
             raise InvalidAsk('extensions["muster"]', f"is a {type(given).__name__}, not a mapping of options")
@@ -109,7 +109,13 @@ def _from_headers(headers: httpx.Headers) -> dict[str, object]:
                 options[name] = parse(text.strip())
             except (ValueError, RecursionError) as error:
                 raise InvalidAsk(header, f"{text!r} is wrong: {_EXAMPLES[name]}") from error
+    for unknown in filter(_is_ours, headers):
+        raise InvalidAsk(unknown, f"is no header of ours; there are {', '.join(_HEADERS)}")
     return options
+
+
+def _is_ours(header: str | bytes) -> bool:
+    return header[:9].lower() in ("x-muster-", b"x-muster-")
 
 
 def _numbers(text: str) -> dict[str, object]:

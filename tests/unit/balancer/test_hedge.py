@@ -327,6 +327,34 @@ class TestFirstOf:
 
         asyncio.run(scenario())
 
+    def test_the_winner_is_disposed_of_when_the_caller_goes_while_the_loser_ends(self) -> None:
+        async def scenario() -> None:
+            ending = asyncio.Event()
+            disposed: list[object] = []
+
+            async def stubborn() -> str | None:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    ending.set()
+                    await asyncio.sleep(0.01)
+                return None
+
+            async def answer() -> str | None:
+                return "won"
+
+            async def dispose(text: object) -> None:
+                disposed.append(text)
+
+            race = asyncio.ensure_future(first_of(stubborn(), answer, 0.01, dispose))
+            await ending.wait()
+            race.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await race
+            assert disposed == ["won"]
+
+        asyncio.run(scenario())
+
     def test_of_two_errors_the_last_is_raised(self) -> None:
         async def scenario() -> None:
             async def fail(seconds: float, error: Exception) -> str | None:

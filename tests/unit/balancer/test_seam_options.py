@@ -107,12 +107,20 @@ def test_features_in_a_header_may_be_a_json_object_or_come_in_two_headers() -> N
         ("X-Muster-Hedge", "-1"),
         ("X-Muster-Hedge", "inf"),
         ("X-Muster-Resends", "-1"),
+        ("X-Muster-Demands", '{"vram_mb": 1' + "0" * 400 + "}"),
+        ("X-Muster-Idempotnet", "1"),  # codespell:ignore idempotnet
+        ("x-muster-", "1"),
     ],
 )
 def test_a_header_that_is_wrong_is_named(header: str, text: str) -> None:
     with pytest.raises(InvalidAsk) as caught:
         take_options(httpx.Headers({header: text}), None, 0.0)
     assert header.removeprefix("X-Muster-").lower() in caught.value.field.lower()
+
+
+def test_a_header_that_nobody_knows_is_told_which_there_are() -> None:
+    with pytest.raises(InvalidAsk, match=r"x-muster-deadlne: .*X-Muster-Features, .*X-Muster-Deadline"):
+        take_options(httpx.Headers({"X-Muster-Tenant": "ann", "X-Muster-Deadlne": "3"}), None, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +140,10 @@ def test_a_header_that_is_wrong_is_named(header: str, text: str) -> None:
         ({"idempotent": "yes"}, "idempotent"),
         ({"hedge": float("nan")}, "hedge"),
         ({"resends": True}, "resends"),
+        ({"deadline": 10**400}, "deadline"),
+        ({"timeout": 10**400}, "timeout"),
+        ({"hedge": 10**400}, "hedge"),
+        ({"demands": {"vram_mb": 10**400}}, "demands.vram_mb"),
     ],
 )
 def test_an_option_that_is_wrong_is_named(given: object, field: str) -> None:
@@ -182,7 +194,7 @@ def test_the_balancer_is_told_and_the_server_is_not(way: Way) -> None:
 
             async def use(ask: Callable[..., Awaitable[httpx.Response]]) -> None:
                 plain = {name: text for name, text in ALL_HEADERS.items() if name != "X-Muster-Hedge"}
-                await ask("POST", "/", content=b"x", headers={**plain, "X-Muster-Other": "kept"})
+                await ask("POST", "/", content=b"x", headers={**plain, "X-Musterion": "kept"})
                 await ask("POST", "/", content=b"xyz")
                 await ask("POST", "/", content=b"xyz", extensions={"muster": {"tenant": "b"}})
 
@@ -197,8 +209,8 @@ def test_the_balancer_is_told_and_the_server_is_not(way: Way) -> None:
             assert gate.monotonic() < first.answer_by < gate.monotonic() + 20
             assert second == Ask(features={"size": 3.0})
             assert third == Ask(features={"size": 3.0}, tenant="b")
-            ours = [name for name in servers["a"].seen[0].headers if name.startswith("x-muster-")]
-            assert ours == ["x-muster-other"]
+            ours = [name for name in servers["a"].seen[0].headers if name.startswith("x-muster")]
+            assert ours == ["x-musterion"]
 
     asyncio.run(scenario())
 
