@@ -45,7 +45,7 @@ class ServiceUnreachable(BalancerError, httpx.ConnectError):
 
 
 class ServiceClosed(BalancerError, httpx.TransportError):
-    """The service object was closed while, or before, the request waited."""
+    """The service object or the client was closed while, or before, the request waited."""
 
 
 class NotHttp(BalancerError, httpx.UnsupportedProtocol):

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import httpx
 
+from muster.balancer.faults import ServiceClosed
 from muster.model.endpoint import EndpointSet
 
 KEEPALIVE_SECONDS = 4.0
@@ -38,14 +39,17 @@ class Pools(Generic[T]):
         self._make = make
         self._pools: dict[tuple[str, str | None], Pool[T]] = {}
         self._lock = threading.Lock()
+        self._is_drained = False
         self._seen: EndpointSet | None = None
         self._plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used, but httpx would load all CAs for http://
         self._contexts: dict[str | None, ssl.SSLContext] = {}
 
     def take(self, url: str, ca_pem: str | None) -> Pool[T]:
-        """Return the pool for ``url``, with one user more."""
+        """Return the pool for ``url``, with one user more. Raises ``ServiceClosed`` once drained."""
         key = url, ca_pem
         with self._lock:
+            if self._is_drained:  # nobody would close what it opened
+                raise ServiceClosed(f"the client was closed before the request could be sent to {url}")
             pool = self._pools.get(key)
             if pool is None:
                 pool = self._pools[key] = Pool(self._make(self._context(url, ca_pem)))
@@ -70,8 +74,9 @@ class Pools(Generic[T]):
             return [self._pools.pop(key).transport for key in gone]
 
     def drain(self) -> Collection[T]:
-        """Forget all; the caller closes them."""
+        """Forget all, and make no more; the caller closes them."""
         with self._lock:
+            self._is_drained = True
             pools, self._pools = self._pools, {}
         return [pool.transport for pool in pools.values()]
 

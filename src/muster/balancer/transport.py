@@ -68,8 +68,10 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
         """Send ``request`` to a replica, and to another one where that is safe and needed."""
         await self._start()
         call = _call(self._gate, request, self._features)
-        for outdated in self._pools.outdated(self._gate.endpoints):
-            await outdated.aclose()
+        if outdated := self._pools.outdated(self._gate.endpoints):
+            async with contextlib.AsyncExitStack() as closing:  # closes all, even if this task is cancelled meanwhile
+                for transport in outdated:
+                    closing.push_async_callback(transport.aclose)
         while True:
             hold = Hold(self._gate, self._pools, await self._acquire(call))
             response = await (self._send(call, hold) if call.hedge_seconds is None else self._hedged(call, hold))
@@ -81,9 +83,9 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
                 await asyncio.sleep(min(pause, max(0.0, call.deadline - self._gate.monotonic())))
 
     async def aclose(self) -> None:
-        """Close all connections and leave the lifetime."""
+        """Close all connections and leave the lifetime; who still waits for a replica gets ``ServiceClosed`` then."""
         for transport in self._pools.drain():
-            await transport.aclose()
+            self._exit.push_async_callback(transport.aclose)
         await self._exit.aclose()
 
     async def _start(self) -> None:
@@ -196,9 +198,9 @@ class MusterTransport(httpx.BaseTransport):
                 time.sleep(min(pause, max(0.0, call.deadline - self._gate.monotonic())))
 
     def close(self) -> None:
-        """Close all connections and leave the lifetime."""
+        """Close all connections and leave the lifetime; who still waits for a replica gets ``ServiceClosed`` then."""
         for transport in self._pools.drain():
-            transport.close()
+            self._exit.callback(transport.close)
         self._exit.close()
 
     def _start(self) -> None:

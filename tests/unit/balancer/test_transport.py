@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from muster.balancer.ask import NOTHING_SAID
 from muster.balancer.balancer import Balancer
 from muster.balancer.faults import (
     NotHttp,
@@ -405,6 +406,25 @@ def test_a_closed_service_fails_who_waits() -> None:
     asyncio.run(scenario())
 
 
+def test_a_request_that_waits_when_its_client_is_closed_is_not_sent() -> None:
+    async def scenario() -> None:
+        async with serving(a=ok) as servers:
+            gate = Gate(Balancer("digits", random.Random(1), concurrency=1))
+            gate.update(endpoint_set(servers["a"]))
+            blocker = gate.ask(gate.monotonic() + 9, frozenset(), lambda: None, NOTHING_SAID, None).lease
+            assert blocker is not None
+            async with httpx.AsyncClient(transport=AsyncMusterTransport(gate), base_url="http://digits") as client:
+                request = asyncio.ensure_future(client.get("/"))
+                await until(lambda: gate.statistics().waiting == 1)
+            gate.release(blocker)
+            with pytest.raises(ServiceClosed, match="the client was closed"):
+                await request
+            assert gate.statistics().in_flight == 0
+            assert servers["a"].seen == []
+
+    asyncio.run(scenario())
+
+
 def test_a_port_of_raw_tcp_has_no_http() -> None:
     async def scenario() -> None:
         async def use(gate: Gate, client: httpx.AsyncClient) -> None:
@@ -538,5 +558,37 @@ def test_the_pool_of_an_endpoint_that_left_is_closed() -> None:
                 assert left.get_extra_info("socket").fileno() == -1
 
             await balance(servers["a"], use=use)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("closes", ["the next request", "the client"])
+def test_a_cancellation_while_pools_are_closed_leaves_none_open(closes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with serving(a=ok, b=ok, c=ok) as servers:
+            gate = Gate(Balancer("digits", random.Random(1)))
+            gate.update(endpoint_set(servers["a"], servers["b"], servers["c"], concurrency=1))
+            client = httpx.AsyncClient(transport=AsyncMusterTransport(gate), base_url="http://digits")
+            streams = [await client.send(client.build_request("POST", "/"), stream=True) for _ in servers]
+            sockets = [each.extensions["network_stream"].get_extra_info("socket") for each in streams]
+            for each in streams:
+                await each.aread()
+            gate.update(endpoint_set(revision=2))
+            aclose, closing = httpx.AsyncHTTPTransport.aclose, asyncio.Event()
+
+            async def slowly(self: httpx.AsyncHTTPTransport) -> None:
+                closing.set()
+                try:
+                    await asyncio.sleep(0)
+                finally:  # httpcore closes what it has begun to close
+                    await aclose(self)
+
+            monkeypatch.setattr(httpx.AsyncHTTPTransport, "aclose", slowly)
+            task = asyncio.ensure_future(client.get("/") if closes == "the next request" else client.aclose())
+            await closing.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert [each.fileno() for each in sockets] == [-1, -1, -1]
 
     asyncio.run(scenario())
