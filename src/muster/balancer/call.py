@@ -29,7 +29,7 @@ answers would look like room and draw the traffic; the caller gets that answer, 
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -50,6 +50,9 @@ READ_REFUSAL_UP_TO_BYTES = 16 * 1024
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.2
 """Far above a connect that fails on a local network, below what a caller notices."""
+
+SHORTEST_STEP_SECONDS = 0.001
+"""What a step gets after the deadline: httpcore takes 0 for *at once*, in which nothing can ever be read."""
 
 FeaturesOf = Callable[[httpx.Request], object]
 """What ``features=`` of a transport is: gets the request, returns a mapping of numbers, or ``None``."""
@@ -76,6 +79,29 @@ class OneShotBody(httpx.AsyncByteStream, httpx.SyncByteStream):
 
     async def aclose(self) -> None:
         """Leave the stream open: it belongs to the caller's request."""
+
+
+class _StepsInTime(Mapping[str, float]):
+    """Time-outs of httpx, no longer than is left until a deadline when the step begins, which is when httpcore asks.
+
+    Reading an answer's body is one step, in which each chunk has the same time; ``hold.py`` looks at the clock too.
+    """
+
+    def __init__(self, given: Mapping[str, float | None], until: float, monotonic: Callable[[], float]) -> None:
+        self._given = given
+        self._until = until
+        self._monotonic = monotonic
+
+    def __getitem__(self, step: str) -> float:
+        left = max(SHORTEST_STEP_SECONDS, self._until - self._monotonic())
+        given = self._given.get(step)
+        return left if given is None else min(given, left)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("connect", "read", "write", "pool"))
+
+    def __len__(self) -> int:
+        return 4
 
 
 class Call:
@@ -111,8 +137,11 @@ class Call:
         if self.hedge_seconds is not None:
             self._require_hedgeable()
 
-    def addressed_to(self, endpoint: Endpoint, now: float) -> httpx.Request:
-        """Return the request as ``endpoint`` is to receive it: same path, query, headers and body; its own host."""
+    def addressed_to(self, endpoint: Endpoint, monotonic: Callable[[], float]) -> httpx.Request:
+        """Return the request as ``endpoint`` is to receive it: same path, query, headers and body; its own host.
+
+        ``monotonic`` is the balancer's clock, which bounds each step of a request that has a deadline.
+        """
         self.sends += 1
         url, host = _address(endpoint.url, self._request.url.raw_path)
         self._headers["Host"] = host
@@ -121,7 +150,7 @@ class Call:
             url,
             headers=self._headers,
             stream=self._body,
-            extensions=self._extensions if math.isinf(self.ask.answer_by) else self._in_time(now),
+            extensions=self._extensions if math.isinf(self.ask.answer_by) else self._in_time(monotonic),
         )
 
     def failed(self, endpoint: Endpoint, error: httpx.TransportError) -> Outcome:
@@ -189,13 +218,10 @@ class Call:
     def _is_replayable(self) -> bool:
         return not (isinstance(self._body, OneShotBody) and self._body.is_touched)
 
-    def _in_time(self, now: float) -> dict[str, Any]:
+    def _in_time(self, monotonic: Callable[[], float]) -> dict[str, Any]:
         """Bound each step of a send by the deadline: an answer after it is worth nothing."""
-        left = max(0.001, self.ask.answer_by - now)
         given = self._extensions.get("timeout") or {}
-        steps = ("connect", "read", "write", "pool")
-        within = {step: left if given.get(step) is None else min(given[step], left) for step in steps}
-        return {**self._extensions, "timeout": within}
+        return {**self._extensions, "timeout": _StepsInTime(given, self.ask.answer_by, monotonic)}
 
     def _require_hedgeable(self) -> None:
         if not self.is_idempotent:

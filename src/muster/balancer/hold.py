@@ -26,8 +26,9 @@ T = TypeVar("T")
 class Hold(Generic[T]):
     """A lease and the use of its endpoint's pool: both end together, once."""
 
-    def __init__(self, gate: Gate, pools: Pools[T], lease: Lease) -> None:
+    def __init__(self, gate: Gate, pools: Pools[T], lease: Lease, answer_by: float) -> None:
         self._gate = gate
+        self._answer_by = answer_by
         self._pools = pools
         self._lease = lease
         try:
@@ -42,6 +43,11 @@ class Hold(Generic[T]):
     def endpoint(self) -> Endpoint:
         """Where the request goes."""
         return self._lease.endpoint
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the request's deadline has passed, so that no answer is worth anything."""
+        return self._gate.monotonic() >= self._answer_by
 
     def connect(self) -> T:
         """Return the endpoint's own connections."""
@@ -61,6 +67,10 @@ class Hold(Generic[T]):
         if self._gate.release(self._lease, outcome):
             self._pools.give(self._pool)
 
+    def raise_named(self, error: httpx.TransportError) -> NoReturn:
+        """Raise ``error`` with the replica's name, and with the deadline where that has passed."""
+        raise_named(error, self.endpoint, "its deadline passed: " if self.is_late else "")
+
 
 class _Body(Generic[T]):
     """What both kinds of bodies share: with which outcome the lease ends."""
@@ -72,6 +82,9 @@ class _Body(Generic[T]):
         self._last = b""
 
     def _note(self, chunk: bytes) -> None:
+        if self.hold.is_late:
+            self._end()  # it does answer, but nobody reads on
+            raise httpx.ReadTimeout("the rest of its answer had not come")
         self._last = (self._last + chunk[-32:])[-32:]
 
     def _end(self) -> None:
@@ -81,7 +94,7 @@ class _Body(Generic[T]):
 
     def _broken(self, error: httpx.TransportError) -> NoReturn:
         self.hold.end(outcome_of_error(error))
-        raise_named(error, self.hold.endpoint)
+        self.hold.raise_named(error)
 
 
 class AsyncBody(_Body[httpx.AsyncHTTPTransport], httpx.AsyncByteStream):

@@ -31,7 +31,7 @@ from typing import Any, Self
 import httpx
 
 from muster.balancer.call import Call, FeaturesOf, is_small
-from muster.balancer.faults import as_httpx, cause_of, raise_named
+from muster.balancer.faults import as_httpx, cause_of
 from muster.balancer.hedge import first_of, spare_lease
 from muster.balancer.hold import AsyncBody, Hold, SyncBody
 from muster.balancer.lease import Lease, Outcome
@@ -73,7 +73,7 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
                 for transport in outdated:
                     closing.push_async_callback(transport.aclose)
         while True:
-            hold = Hold(self._gate, self._pools, await self._acquire(call))
+            hold = Hold(self._gate, self._pools, await self._acquire(call), call.ask.answer_by)
             response = await (self._send(call, hold) if call.hedge_seconds is None else self._hedged(call, hold))
             if response is not None and call.reads_whole(response):
                 response = await self._whole(call, response)
@@ -102,7 +102,7 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
     async def _send(self, call: Call, hold: _AsyncHold) -> httpx.Response | None:
         """Return the answer; ``None`` if the request is to be sent elsewhere."""
         try:
-            request = call.addressed_to(hold.endpoint, self._gate.monotonic())
+            request = call.addressed_to(hold.endpoint, self._gate.monotonic)
             response = await hold.connect().handle_async_request(request)
             outcome = call.answered(hold.endpoint, response)
             hold.noted(response, outcome)
@@ -145,7 +145,7 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
             lease = spare_lease(self._gate, call, hold.endpoint)
             if lease is None:
                 return None
-            holds.append(Hold(self._gate, self._pools, lease))
+            holds.append(Hold(self._gate, self._pools, lease, call.ask.answer_by))
             return self._send(call, holds[-1])
 
         answer = None
@@ -188,7 +188,7 @@ class MusterTransport(httpx.BaseTransport):
         for outdated in self._pools.outdated(self._gate.endpoints):
             outdated.close()
         while True:
-            hold = Hold(self._gate, self._pools, self._acquire(call))
+            hold = Hold(self._gate, self._pools, self._acquire(call), call.ask.answer_by)
             response = self._send(call, hold)
             if response is not None and call.reads_whole(response):
                 response = self._whole(call, response)
@@ -218,7 +218,7 @@ class MusterTransport(httpx.BaseTransport):
     def _send(self, call: Call, hold: _SyncHold) -> httpx.Response | None:
         """Return the answer; ``None`` if the request is to be sent elsewhere."""
         try:
-            request = call.addressed_to(hold.endpoint, self._gate.monotonic())
+            request = call.addressed_to(hold.endpoint, self._gate.monotonic)
             response = hold.connect().handle_request(request)
             outcome = call.answered(hold.endpoint, response)
             hold.noted(response, outcome)
@@ -267,6 +267,5 @@ def _call(gate: Gate, request: httpx.Request, features: FeaturesOf | None, *, ca
 def _broke(gate: Gate, call: Call, hold: Hold[Any], error: httpx.TransportError) -> None:
     """End a send that broke, and raise ``error`` unless the request goes elsewhere."""
     hold.end(call.failed(hold.endpoint, error))
-    now = gate.monotonic()
-    if not call.may_go_again(gate.may_resend, now):
-        raise_named(error, hold.endpoint, "its deadline passed: " if now >= call.ask.answer_by else "")
+    if not call.may_go_again(gate.may_resend, gate.monotonic()):
+        hold.raise_named(error)

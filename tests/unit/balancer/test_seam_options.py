@@ -11,14 +11,15 @@ import pytest
 
 from muster.balancer.ask import Ask
 from muster.balancer.balancer import Balancer
+from muster.balancer.call import Call
 from muster.balancer.faults import AskRefused, DeadlineMissed, ServiceTooSmall
-from muster.balancer.lease import Lease
+from muster.balancer.lease import Lease, Outcome
 from muster.balancer.options import NO_OPTIONS, Options, take_options
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import Gate
 from muster.errors import CannotMeetDeadline, InvalidAsk, NeverFits
 from muster.model.endpoint import Endpoint, EndpointSet
-from tests.unit.balancer.servers import PUBLISHED_AT, dead, endpoint_set, held, ok, serving, until
+from tests.unit.balancer.servers import PUBLISHED_AT, Seen, Server, dead, endpoint_set, held, ok, serving, until
 
 ALL_HEADERS = {
     "X-Muster-Features": "pixels=1048576, steps = 30",
@@ -179,10 +180,17 @@ class Noting(Gate):
     def __init__(self) -> None:
         super().__init__(Balancer("digits", random.Random(1)), wait_seconds=5)
         self.asks: list[Ask] = []
+        self.outcomes: list[Outcome] = []
 
     def ask(self, deadline: float, tried: frozenset[str], wake: Callable[[], None], ask: Ask, *rest: Any) -> Any:
         self.asks.append(ask)
         return super().ask(deadline, tried, wake, ask, *rest)
+
+    def release(self, lease: Lease, outcome: Outcome = Outcome.OK) -> bool:
+        is_first = super().release(lease, outcome)
+        if is_first:
+            self.outcomes.append(outcome)
+        return is_first
 
 
 @both
@@ -300,6 +308,47 @@ def test_a_deadline_bounds_the_wait_for_a_slot_and_the_wait_for_the_answer(way: 
             assert len(servers["a"].seen) == 1
 
     asyncio.run(scenario())
+
+
+async def drips(server: Server, seen: Seen, writer: asyncio.StreamWriter) -> None:
+    """Answer a byte at a time, each of them soon enough for any time-out."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n")
+    for _ in range(60):
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+@both
+@pytest.mark.parametrize("method", ["GET", "POST"])  # one is read before it is handed over, the other after
+def test_a_deadline_ends_an_answer_that_comes_bit_by_bit(way: Way, method: str) -> None:
+    async def scenario() -> None:
+        async with serving(a=drips) as servers:
+            gate = Noting()
+            gate.update(endpoint_set(servers["a"]))
+
+            async def use(ask: Callable[..., Awaitable[httpx.Response]]) -> None:
+                with pytest.raises(httpx.ReadTimeout, match=r"a at http://\S+: its deadline passed: the rest"):
+                    await ask(method, "/", extensions={"muster": {"deadline": 0.2}})
+                assert len((await ask(method, "/")).content) == 60
+
+            await way(gate, use)
+            await until(lambda: gate.statistics().in_flight == 0)
+            assert gate.outcomes == [Outcome.UNREAD, Outcome.OK]
+
+    asyncio.run(scenario())
+
+
+def test_each_step_of_a_send_has_what_is_left_until_the_deadline() -> None:
+    now = 100.0
+    options = {"muster": {"deadline": 10}, "timeout": {"connect": 3, "read": None}}
+    call = Call(httpx.Request("GET", "http://digits/", extensions=options), now=now, wait_seconds=5)
+    steps = call.addressed_to(Endpoint("a", "http://127.0.0.1:1"), lambda: now).extensions["timeout"]
+    assert dict(steps) == {"connect": 3, "read": 10, "write": 10, "pool": 10}
+    now = 108.0
+    assert dict(steps) == {"connect": 2, "read": 2, "write": 2, "pool": 2}
+    now = 111.0
+    assert 0 < steps["read"] < 0.01
 
 
 @both
