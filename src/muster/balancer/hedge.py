@@ -9,7 +9,7 @@ when it raises, what had won too.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 from muster.balancer.call import Call
@@ -78,15 +78,22 @@ def _has_answer(future: "asyncio.Future[T | None] | None") -> bool:
 async def _end(losers: "set[asyncio.Future[T | None]]", dispose: Callable[[T], Awaitable[None]]) -> None:
     for each in losers:
         each.cancel()
+    cancelled = await _over(losers)
+    answers = [answer for each in filter(_has_answer, losers) if (answer := each.result()) is not None]
+    disposals = {asyncio.ensure_future(dispose(each)) for each in answers}
+    cancelled = await _over(disposals) or cancelled
+    if cancelled is not None:
+        raise cancelled
+    for disposal in disposals:
+        disposal.result()
+
+
+async def _over(futures: "Collection[asyncio.Future[Any]]") -> asyncio.CancelledError | None:
+    """Wait for the end of all; return a cancellation of ours meanwhile: what they hold is given back first."""
     cancelled = None
-    while pending := {each for each in losers if not each.done()}:
+    while pending := [each for each in futures if not each.done()]:
         try:
             await asyncio.wait(pending)
         except asyncio.CancelledError as error:
-            cancelled = error  # of ours; what they hold is given back first
-    for each in filter(_has_answer, losers):
-        answer = each.result()
-        assert answer is not None
-        await dispose(answer)
-    if cancelled is not None:
-        raise cancelled
+            cancelled = error
+    return cancelled

@@ -329,7 +329,7 @@ class TestFirstOf:
 
     def test_the_winner_is_disposed_of_when_the_caller_goes_while_the_loser_ends(self) -> None:
         async def scenario() -> None:
-            ending = asyncio.Event()
+            ending, disposing = asyncio.Event(), asyncio.Event()
             disposed: list[object] = []
 
             async def stubborn() -> str | None:
@@ -344,10 +344,14 @@ class TestFirstOf:
                 return "won"
 
             async def dispose(text: object) -> None:
+                disposing.set()
+                await asyncio.sleep(0.01)
                 disposed.append(text)
 
             race = asyncio.ensure_future(first_of(stubborn(), answer, 0.01, dispose))
             await ending.wait()
+            race.cancel()
+            await disposing.wait()
             race.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await race
