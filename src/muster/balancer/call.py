@@ -137,6 +137,11 @@ class Call:
         if self.hedge_seconds is not None:
             self._require_hedgeable()
 
+    @property
+    def asked_before(self) -> float | None:
+        """When the call began, if it has been sent before: its place among those that wait is that of its age."""
+        return self.since if self.sends else None
+
     def addressed_to(self, endpoint: Endpoint, monotonic: Callable[[], float]) -> httpx.Request:
         """Return the request as ``endpoint`` is to receive it: same path, query, headers and body; its own host.
 

@@ -95,7 +95,9 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
 
     async def _acquire(self, call: Call) -> Lease:
         try:
-            return await self._waiter.acquire(deadline=call.deadline, tried=call.tried, ask=call.ask, since=call.since)
+            return await self._waiter.acquire(
+                deadline=call.deadline, tried=call.tried, ask=call.ask, since=call.asked_before
+            )
         except BalancerError as error:
             raise as_httpx(error, call) from cause_of(error, call)
 
@@ -211,7 +213,7 @@ class MusterTransport(httpx.BaseTransport):
 
     def _acquire(self, call: Call) -> Lease:
         try:
-            return self._waiter.acquire(deadline=call.deadline, tried=call.tried, ask=call.ask, since=call.since)
+            return self._waiter.acquire(deadline=call.deadline, tried=call.tried, ask=call.ask, since=call.asked_before)
         except BalancerError as error:
             raise as_httpx(error, call) from cause_of(error, call)
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from muster.balancer.balancer import Balancer
 from muster.balancer.faults import ServiceBusy, ServiceUnreachable
 from muster.balancer.lease import Outcome
 from muster.balancer.refusal import CLOSED_SECONDS, outcome_of
+from muster.balancer.ticket import Ticket
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import Gate
 from muster.errors import QueueTimeout
@@ -348,5 +350,28 @@ def test_what_the_ingress_got_no_answer_to_goes_again_only_if_it_may_be_repeated
             await balance(way, bad["a"], use=alone)
             assert len(bad["a"].seen) == 1
             await balance(way, bad["a"], good["b"], use=both)
+
+    asyncio.run(scenario())
+
+
+def test_a_call_counts_once_for_what_comes_and_keeps_its_age_when_it_goes_again() -> None:
+    async def scenario() -> None:
+        since: list[float | None] = []
+
+        class Watching(Balancer):
+            def acquire(self, now: float, **said: Any) -> Ticket:
+                since.append(said["since"])
+                return super().acquire(now, **said)
+
+        async with serving(a=refuses("over_capacity"), b=ok) as servers:
+            gate = Gate(Watching("digits", random.Random(1), concurrency=1))
+            gate.update(endpoint_set(*servers.values()))
+            async with httpx.AsyncClient(transport=AsyncMusterTransport(gate), base_url="http://digits") as client:
+                while len(since) < 2:
+                    assert (await client.get("/")).status_code == 200
+                    if len(since) == 1:
+                        since.clear()
+        assert since[0] is None
+        assert since[1] is not None
 
     asyncio.run(scenario())
