@@ -255,3 +255,42 @@ def test_a_set_that_changes_all_the_time_loses_nothing(seed: int) -> None:
     found = world.balancer.statistics(world.now)
     assert (found.in_flight, found.waiting) == (0, 0)
     assert all(each.in_flight == 0 for each in found.replicas)
+
+
+@pytest.mark.parametrize(("per_second", "most"), [(5, 0.05), (50, 0.05), (100, 0.25)])
+def test_a_replica_that_turns_everything_down_at_once_does_not_draw_the_traffic(per_second: float, most: float) -> None:
+    """It is always free, since it is quick: one of four answers 404 in a millisecond, the others serve in 100 ms.
+
+    At 100 a second the others are often full; then it gets what nobody else can take, and still less than its part.
+    """
+    rng = random.Random(1)
+    balancer = Balancer("s", rng, queue_capacity=10_000)
+    endpoints = tuple(Endpoint(f"r{number}", "http://x", concurrency=4) for number in range(4))
+    balancer.update(EndpointSet(1, 1, endpoints, PUBLISHED_AT), 0.0)
+    ends: list[tuple[float, int, Lease]] = []
+    counts: Counter[str] = Counter()
+    now = 0.0
+    for number in range(4000):
+        now += rng.expovariate(per_second)
+        while ends and ends[0][0] <= now:
+            end, _, lease = heapq.heappop(ends)
+            balancer.release(lease, Outcome.UNREAD if lease.endpoint.id == "r0" else Outcome.OK, end)
+        granted = balancer.acquire(now, deadline=now + 1e6, wake=lambda: None).lease
+        assert granted is not None
+        counts[granted.endpoint.id] += 1
+        heapq.heappush(ends, (now + (0.001 if granted.endpoint.id == "r0" else 0.1), number, granted))
+    assert counts["r0"] < most * counts.total(), counts
+
+
+def test_a_caller_that_reads_nothing_to_the_end_is_served_evenly_all_the_same() -> None:
+    rng = random.Random(1)
+    balancer = Balancer("s", rng)
+    endpoints = tuple(Endpoint(f"r{number}", "http://x", concurrency=4) for number in range(4))
+    balancer.update(EndpointSet(1, 1, endpoints, PUBLISHED_AT), 0.0)
+    counts: Counter[str] = Counter()
+    for number in range(2000):
+        lease = balancer.acquire(number, deadline=1e9, wake=lambda: None).lease
+        assert lease is not None
+        counts[lease.endpoint.id] += 1
+        balancer.release(lease, Outcome.UNREAD, number + 0.5)
+    assert max(counts.values()) < 1.5 * min(counts.values())

@@ -352,6 +352,8 @@ class Balancer:
             return
         if outcome in (Outcome.OK, Outcome.UNREAD):
             self._reachable(lease)
+            is_turned_down = outcome is Outcome.UNREAD
+            self._learning.note_answer(replica, self._eligible.serving, is_turned_down=is_turned_down)
             if not replica.is_closed:
                 replica.refuses_until = 0.0  # the slot that this request had is free
         elif outcome is Outcome.UNREACHABLE:

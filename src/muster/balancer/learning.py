@@ -6,18 +6,20 @@ where no concurrency is declared, the limit of its GPU model (``limit.py``). Wha
 many times faster as it has replicas.
 
 A replica's ``score`` is the seconds that one more request would take there, in units of the typical replica alone:
-slowness × (requests there, with this one) ^ crowding. Four things keep it honest
+slowness × (requests there, with this one) ^ crowding. Five things keep it honest
 
 * Replicas of one kind are taken as equal unless they differ by more than chance makes them look (``SIGNIFICANT``
   standard errors). Otherwise whoever seems fastest would get everything while there is little to do.
 * ``LEAST_CROWDING``: with no evidence that company slows a request, an idle replica is still preferred to one that is
   busy and 7 % faster, since so small a difference is noise.
 * A replica that has not answered yet counts its company in full: it gets work, but not everything that comes.
+* One whose answers are turned down (4xx), or not read, far more often than others' is as if it were much slower: it is
+  quick at that, so it is always free, and would draw everything.
 * One that is thought to hold as many requests as it may, other clients' among them, is tried last.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from muster.balancer.ask import Features
@@ -31,6 +33,10 @@ MEMORY = 100
 """Answers of a replica that its speed rests on: the model's own memory is fading, and half as long."""
 LEAST_CROWDING = 0.1
 FULL_PENALTY = 8.0
+ODD_PENALTY = 16.0
+ODD_BY = 0.2
+"""Of its answers more than those of the mean replica; callers who turn down everything do so everywhere."""
+ODD_MEMORY = 0.1
 LOOKED_AT_EVERY = 32
 """Crowding moves slowly; every replica's score is computed anew after so many answers."""
 
@@ -55,6 +61,7 @@ class Learning:
         self._limits: dict[str, AdaptiveLimit] = {}
         self._default = default_concurrency
         self._crowding = LEAST_CROWDING
+        self._odd: set[Replica] = set()
 
     def welcome(self, replica: Replica) -> None:
         """Set the limit, slowness and score of a replica that is new or changed."""
@@ -83,10 +90,21 @@ class Learning:
         """Compute it anew, after the load or the speed changed."""
         busy = replica.in_flight + replica.others
         crowding = self._crowding if replica.answers else 1.0
-        score = replica.slowness * (busy + 1) ** crowding
+        score = replica.slowness * (busy + 1) ** crowding * (1.0 + ODD_PENALTY * replica.oddness)
         if busy >= replica.limit:
             score *= FULL_PENALTY * (busy + 2 - replica.limit)
         replica.score = score
+
+    def note_answer(self, replica: Replica, serving: Sequence[Replica], *, is_turned_down: bool) -> None:
+        """Take over whether an answer was what its caller wanted."""
+        replica.turned_down += ODD_MEMORY * (is_turned_down - replica.turned_down)
+        if replica.turned_down <= ODD_BY and not self._odd:
+            return
+        mean = sum(each.turned_down for each in serving) / max(1, len(serving))
+        for each in {replica, *self._odd}:
+            each.oddness = max(0.0, each.turned_down - mean - ODD_BY)
+            self.score(each)
+        self._odd = {each for each in serving if each.oddness}
 
     def learn(self, lease: Answered, seconds: float, now: float, serving: Iterable[Replica]) -> None:
         """Take over what an answer took, from the grant to its last byte."""

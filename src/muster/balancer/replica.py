@@ -16,7 +16,8 @@ class Replica:
 
     ``in_flight`` counts our leases, ``others`` what other clients are thought to have there. ``slowness`` is how long
     it takes relative to the typical replica; ``score`` the same for one request more, which is what choosers compare.
-    ``held`` is what our requests demand of each budget.
+    ``held`` is what our requests demand of each budget. ``turned_down`` is the recent share of answers that were 4xx or
+    not read, and ``oddness`` how far that is above the other replicas'.
     """
 
     __slots__ = (
@@ -30,6 +31,7 @@ class Replica:
         "is_closed",
         "is_leaving",
         "limit",
+        "oddness",
         "others",
         "probed_at",
         "refuses_until",
@@ -37,6 +39,7 @@ class Replica:
         "score",
         "served",
         "slowness",
+        "turned_down",
     )
 
     def __init__(self, endpoint: Endpoint, now: float) -> None:
@@ -53,6 +56,7 @@ class Replica:
         self.served = 0
         self.answered_at = self.probed_at = now
         self.answers = 0
+        self.turned_down = self.oddness = 0.0
         self.is_leaving = False
         self.refuses_until = 0.0
         self.is_closed = False
