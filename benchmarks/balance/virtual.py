@@ -67,6 +67,7 @@ class _Request:
     client: int
     tried: frozenset[str] = frozenset()
     ticket: Ticket | None = None
+    has_asked: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -175,13 +176,14 @@ class _World:
                 tried=request.tried,
                 wake=lambda: self._at(self._now, lambda: self._look(request)),
                 ask=ask,
-                since=job.at,
+                since=job.at if request.has_asked else None,
             )
         except CannotMeetDeadline:
             self._result.refused_early += 1
             return
         except BalancerError:
             return
+        request.has_asked = True
         ticket = request.ticket
         if ticket.lease is None:
             self._at(ticket.deadline, lambda: self._expire(request, ticket))
