@@ -30,7 +30,7 @@ from urllib.parse import parse_qs
 import uvloop
 
 from benchmarks.balance.fleet import Unit
-from muster.ingress.http.load import load_text
+from muster.http1.load import load_text
 from muster.model.routes import LOAD_HEADER, REFUSED_HEADER, Refusal
 
 HOST = "127.0.0.1"

@@ -31,7 +31,8 @@
     │  ├─ QueueFull              more requests wait than the queue holds: back off
     │  ├─ QueueTimeout           no replica was free before the deadline
     │  │  └─ CannotMeetDeadline    nor would one be: refused at once, so try again later or with more time
-    │  └─ NeverFits              it demands more of a budget than any replica has
+    │  ├─ NeverFits              it demands more of a budget than any replica has
+    │  └─ QueueCancelled         an operator took it out of the queue: ask them before trying again
     ├─ ApiError                  our HTTP API refused a call; ``code``, ``msg`` and ``request_id`` tell why
     ├─ ApiUnavailable            our HTTP API does not answer: start the server, or try again
     └─ SetupError                a process cannot start; its one-line message says what to do
@@ -210,6 +211,10 @@ class CannotMeetDeadline(QueueTimeout):
 
 class NeverFits(BalancerError):
     """The request demands more of a budget than any replica has: ask for less, or deploy larger ones."""
+
+
+class QueueCancelled(BalancerError):
+    """An operator took the waiting request out of the queue (``muster queue cancel``); nothing was sent."""
 
 
 class ApiError(MusterError):

@@ -10,10 +10,10 @@ risk may be run.
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from muster.ingress.http.bodies import ChunkedReader, CloseReader, ResponseBody, chunk, last_chunk
+from muster.http1.bodies import ChunkedReader, CloseReader, ResponseBody, chunk, last_chunk
+from muster.http1.head_parser import BadMessage, HeadParser
+from muster.http1.response_head import OURS, SWITCHING, ResponseHead, forwarded_response, read_response
 from muster.ingress.http.exchange import Exchange
-from muster.ingress.http.head_parser import BadMessage, HeadParser
-from muster.ingress.http.response_head import OURS, SWITCHING, ResponseHead, forwarded_response, read_response
 from muster.model.container import Address
 
 if TYPE_CHECKING:

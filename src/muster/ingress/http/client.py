@@ -16,14 +16,14 @@ import struct
 from enum import Enum
 from typing import cast
 
+from muster.http1.bodies import ChunkedReader, LengthReader, RequestBody, chunk, last_chunk
+from muster.http1.head_parser import BadMessage, HeadParser
+from muster.http1.request_head import RequestHead, forwarded_request, read_request
 from muster.ingress.gate import Gate
 from muster.ingress.http.answers import UNKNOWN_NAME, Answer, Failure, answer_bytes, failed, not_understood, refused
 from muster.ingress.http.backend import HIGH_WATER_BYTES, BackendSide
-from muster.ingress.http.bodies import ChunkedReader, LengthReader, RequestBody, chunk, last_chunk
 from muster.ingress.http.exchange import Exchange, connection_line, load_of
-from muster.ingress.http.head_parser import BadMessage, HeadParser
 from muster.ingress.http.listening import Limits, Listening
-from muster.ingress.http.request_head import RequestHead, forwarded_request, read_request
 from muster.model.container import Address
 from muster.model.routes import Refusal, RouteState
 

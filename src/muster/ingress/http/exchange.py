@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from muster.http1.bodies import ChunkedReader, CloseReader, RequestBody
+from muster.http1.load import load_text
+from muster.http1.request_head import RequestHead
+from muster.http1.response_head import ResponseHead
 from muster.ingress.gate import Gate, Visit
-from muster.ingress.http.bodies import ChunkedReader, CloseReader, RequestBody
-from muster.ingress.http.load import load_text
-from muster.ingress.http.request_head import RequestHead
-from muster.ingress.http.response_head import ResponseHead
 from muster.model.routes import RouteState
 
 

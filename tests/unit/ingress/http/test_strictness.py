@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.ingress.http.head_parser import BadMessage, HeadParser
-from muster.ingress.http.request_head import RequestHead, forwarded_request, read_request
+from muster.http1.head_parser import BadMessage, HeadParser
+from muster.http1.request_head import RequestHead, forwarded_request, read_request
 from tests.unit.ingress.http.ground import GET, answers_ok, client_of, run, value, world
 
 EVIL = b"GET /evil HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -14,7 +14,7 @@ untouched.
 import re
 from dataclasses import dataclass
 
-from muster.ingress.http.head_parser import BadMessage
+from muster.http1.head_parser import BadMessage
 
 Fields = list[tuple[bytes, bytes]]
 

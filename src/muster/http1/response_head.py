@@ -10,10 +10,10 @@ Fields go on as they came, less those for one connection. What only the ingress 
 import re
 from dataclasses import dataclass
 
-from muster.ingress.http.bodies import ChunkedReader, CloseReader, LengthReader, ResponseBody
-from muster.ingress.http.head_parser import BadMessage
-from muster.ingress.http.load import own_pairs
-from muster.ingress.http.request_head import Fields, connection_options
+from muster.http1.bodies import ChunkedReader, CloseReader, LengthReader, ResponseBody
+from muster.http1.head_parser import BadMessage
+from muster.http1.load import own_pairs
+from muster.http1.request_head import Fields, connection_options
 from muster.model.routes import ERROR_HEADER, LOAD_HEADER, REFUSED_HEADER
 
 SWITCHING = 101

@@ -12,7 +12,7 @@ that would mean something else at the end than at the top.
 import re
 from collections.abc import Collection, Iterable
 
-from muster.ingress.http.head_parser import BadMessage
+from muster.http1.head_parser import BadMessage
 
 _MOST_LINE_BYTES = 4096
 """Of a chunk's size and extensions."""

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.ingress.http.bodies import ChunkedReader, LengthReader, chunk, last_chunk
-from muster.ingress.http.head_parser import BadMessage
-from muster.ingress.http.load import load_text, own_pairs
+from muster.http1.bodies import ChunkedReader, LengthReader, chunk, last_chunk
+from muster.http1.head_parser import BadMessage
+from muster.http1.load import load_text, own_pairs
 
 
 def ours(data: bytes, piece_bytes: int) -> tuple[bytes, int] | None:
