@@ -59,7 +59,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message. ``client`` is for people; ``purpose`` is ``balance``, or ``inspect`` for one who only looks."""
+    """The first message. ``client`` is for people; ``purpose`` is ``balance``, or ``inspect`` to look and to cancel."""
 
     key: ServiceKey
     token: str
@@ -444,7 +444,7 @@ def _count(message: Message, name: str) -> int:
 
 def _seconds(message: Message, name: str, default: float | None = None) -> float:
     value = message.get(name, default)
-    if not _is_number(value):
+    if value is None or not _is_number(value):
         raise BadFrame(f"{message.get('type', 'held')}: {name} {_shown(value)} is no number of seconds")
     return float(value)
 

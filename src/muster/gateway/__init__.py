@@ -1,11 +1,11 @@
 """An HTTP front door with the balancer behind it, for callers that cannot use the SDK.
 
-    bytes ▸ connection ─▸ reception (route, key, limits: pure decisions) ─▸ gate.acquire ─▸ forward ─▸ upstream ▸ replica
-            connection ◂──────────────────────────── answer, streamed ◂─────────────────── forward ◂─ upstream ◂ replica
+    bytes ▸ connection ─▸ reception (route, key, limits: pure) ─▸ gate.acquire ─▸ forward ─▸ upstream ▸ replica
+            connection ◂─────────────────── answer, streamed ◂─────────────────── forward ◂─ upstream ◂ replica
 
     port              what the two halves tell each other: Passage, Refused, NeedsBody, Record
-    reception         config routing keys ledger services: which service a request is for, whether it may pass, as whom
-    data plane        connection forward upstream attempt answers: carries it to a replica, and another where that is safe
+    reception         config routing keys ledger services: for which service a request is, and as whom it may pass
+    data plane        connection forward upstream attempt answers: carries it to a replica, or elsewhere
     for people        access_log metrics
 
 One process per core accepts from one address (``SO_REUSEPORT``); all of them ask one broker, or each would have a queue

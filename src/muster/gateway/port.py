@@ -1,9 +1,9 @@
 """What the two halves of the gateway tell each other: who decides about a request, and who carries it.
 
-The data plane reads a head and asks the reception once; where the decision rests on the body (a route by ``model``), it
-is told how much of it to hold, and asks again with it. From then on nothing is decided anew: a reload changes what comes
-later. Whatever becomes of a request that was let in, the data plane calls ``Passage.leave`` once, and ``on_done`` once
-for every request that had a head, with a record for the log and the metrics.
+The data plane reads a head and asks the reception once; where the decision rests on the body (a route by ``model``),
+it is told how much of it to hold, and asks again with it. From then on nothing is decided anew: a reload changes what
+comes later. Whatever becomes of a request that was let in, the data plane calls ``Passage.leave`` once, and ``on_done``
+once for every request that had a head, with a record for the log and the metrics.
 
 All of it is of one event loop.
 """
@@ -21,8 +21,8 @@ from muster.http1.request_head import RequestHead
 class Passage:
     """One request that is let in. ``target`` is what goes on, rewritten; ``options`` are of the balancer.
 
-    ``service`` is the name it was asked for by; ``gate`` is where it waits for a replica; ``key`` is the name of the API
-    key, never the key. ``leave`` gives back what the key's limits count; ``dropped`` are header names, in lower case,
+    ``service`` is the name it was asked for by; ``gate`` is where it waits for a replica; ``key`` is the name of the
+    API key, never the key. ``leave`` gives back what the key's limits count; ``dropped`` are header names, in lower case,
     that do not go on to the replica (the API key, options of the balancer).
     """
 
@@ -67,8 +67,8 @@ Decision = Passage | Refused | NeedsBody
 class Record:
     """What became of one request, for the access log and the metrics. Seconds from its head to its last byte.
 
-    ``status`` 0: the client went away before an answer began. ``reason`` is empty for an answer of the replica's own, or
-    says why the gateway answered (``queue_full``, ``deadline``, ``unknown_key``, …) or broke off (``client_gone``,
+    ``status`` 0: the client went away before an answer began. ``reason`` is empty for an answer of the replica's own,
+    or says why the gateway answered (``queue_full``, ``deadline``, ``unknown_key``, …) or broke off (``client_gone``,
     ``replica_broke``). ``replica`` answered last; ``attempts`` is how often it was sent.
     """
 
