@@ -19,7 +19,7 @@ Safe for one thread at a time; ``waiting.py`` holds the lock.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from muster.balancer.admission import Admission
 from muster.balancer.ask import NOTHING_SAID, Ask
@@ -36,7 +36,7 @@ from muster.balancer.report import LoadReport
 from muster.balancer.statistics import Counts, Statistics, statistics_of
 from muster.balancer.ticket import Ticket
 from muster.errors import BalancerError, QueueFull
-from muster.model.endpoint import EndpointSet
+from muster.model.endpoint import Endpoint, EndpointSet
 
 BACKFILL_DEPTH = 64
 """How many requests that cannot be served are looked past for one that can, as batch schedulers bound it."""
@@ -134,16 +134,39 @@ class Balancer:
         taken and ``answer_by`` could not be met; ``NeverFits`` for demands beyond every budget; ``BalancerError`` when
         closed.
         """
+        ticket = self.draft(now, deadline=deadline, tried=tried, wake=wake, ask=ask, since=since)
+        self.join(ticket, now)
+        return ticket
+
+    def draft(
+        self,
+        now: float,
+        *,
+        deadline: float,
+        tried: frozenset[str],
+        wake: Callable[[], None],
+        ask: Ask,
+        since: float | None,
+    ) -> Ticket:
+        """Return a ticket that has asked nobody yet. Raises what ``acquire`` does of one whose time is over."""
         self.require_open()
-        ticket = Ticket(now if since is None else since, now, deadline, tried, wake, ask)
+        ticket = Ticket(now if since is None else since, now, deadline, tried, wake, ask, is_new=since is None)
         if deadline < now or ask.answer_by <= now:
             raise self._admission.timeout(ticket, now, self._set)
-        self._admission.assess(ticket, now, is_new=since is None)
+        return ticket
+
+    def join(self, ticket: Ticket, now: float, *, is_kept: bool = False) -> None:
+        """Give a ticket a lease or a place in the queue; raises as ``acquire`` does.
+
+        ``is_kept``: it has waited elsewhere, and a queue that is full is no reason to lose it.
+        """
+        deadline = ticket.deadline
+        self._admission.assess(ticket, now, is_new=ticket.is_new)
         if not self._queue and self._grant(ticket, now):
-            return ticket
+            return
         if deadline <= now:
             raise self._admission.timeout(ticket, now, self._set)
-        if self._queue.is_full:
+        if self._queue.is_full and not is_kept:
             self._queue.drop_expired(now)
             if self._queue.is_full:
                 self._counts.refused += 1
@@ -156,7 +179,38 @@ class Balancer:
             if too_late is not None:
                 self.give_up(ticket, now)
                 raise too_late
-        return ticket
+
+    def adopt(self, endpoint: Endpoint, ask: Ask, now: float, *, asked_at: float, seconds: float = 0.0) -> Lease:
+        """Count a lease that somebody else has given, ``seconds`` ago, whatever the limit here says.
+
+        Its replica need not be in the set: then it counts as one that has left it. Raises ``BalancerError`` when closed.
+        """
+        self.require_open()
+        replica = self._replicas.get(endpoint.id)
+        if replica is None:
+            replica = self._replicas[endpoint.id] = Replica(endpoint, now)
+            replica.is_leaving = True
+            self._learning.welcome(replica)
+        ticket = Ticket(asked_at, now, math.inf, frozenset(), _nobody, ask)
+        ticket.cost = self._learning.cost.work(ask.features)
+        ticket.demands = self._learning.demand.complete(ask.demands, ask.features)
+        return self._lend(ticket, replica, now, granted_at=now - seconds)
+
+    def hand_over(self) -> list[Ticket]:
+        """Empty the queue, for somebody else who chooses from now on; oldest first."""
+        tickets = list(self._queue)
+        self._queue.clear()
+        return tickets
+
+    @property
+    def running(self) -> Collection[Lease]:
+        """The leases that are out."""
+        return self._running.keys()
+
+    @property
+    def waiting(self) -> int:
+        """How many tickets wait here."""
+        return len(self._queue)
 
     def give_up(self, ticket: Ticket, now: float) -> None:
         """Forget a ticket whose owner no longer waits; a lease that it was just granted goes to the next."""
@@ -227,8 +281,13 @@ class Balancer:
         self._queue.clear()
 
     def check(self, ticket: Ticket) -> Lease | None:
-        """Return the ticket's lease, ``None`` while it waits. Raises ``BalancerError`` when the service was closed."""
+        """Return the ticket's lease, ``None`` while it waits.
+
+        Raises ``BalancerError`` when the service was closed, and what somebody else said who decided.
+        """
         if ticket.lease is None:
+            if ticket.error is not None:
+                raise ticket.error
             self.require_open()
         return ticket.lease
 
@@ -298,17 +357,21 @@ class Balancer:
         replica = self._exploration.pick(candidates, now) if is_free else None
         if replica is None:
             replica = self._chooser(candidates, ticket.ask, self._rng)
+        ticket.lease = self._lend(ticket, replica, now, granted_at=now)
+        return True
+
+    def _lend(self, ticket: Ticket, replica: Replica, now: float, *, granted_at: float) -> Lease:
         is_trial = not replica.health.is_healthy and not replica.health.is_aside(now)
         replica.health.trials += is_trial
         taken = replica.start(ticket.demands)
         self._learning.score(replica)
-        self._counts.grant(now - ticket.asked_at)
-        ticket.lease = Lease(
+        self._counts.grant(max(0.0, granted_at - ticket.asked_at))
+        lease = Lease(
             replica,
             replica.endpoint,
             replica.health,
-            self._set.epoch,
-            now,
+            self._set.epoch if self._set else 0,
+            granted_at,
             is_trial,
             features=ticket.ask.features,
             expected_seconds=ticket.cost * replica.slowness,
@@ -317,8 +380,8 @@ class Balancer:
             unmet=self._unmet,
             is_wanted=len(self._queue) > 0,
         )
-        self._running[ticket.lease] = None
-        return True
+        self._running[lease] = None
+        return lease
 
     def _schedule(self, now: float) -> None:
         """Compute ``next_change``, and see that one of those who sleep wakes then."""

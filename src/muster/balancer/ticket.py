@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from muster.balancer.ask import NOTHING_SAID, Ask, Demands
 from muster.balancer.lease import Lease
+from muster.errors import BalancerError
 
 
 @dataclass(eq=False, slots=True)
@@ -15,7 +16,8 @@ class Ticket:
     started. ``tried`` are endpoint ids to avoid while others exist, or until they have answered somebody since.
     ``wake`` is called whenever it pays to look again. ``demands`` are what it said, and what was learned where it said
     nothing. ``cost`` is the expected seconds on a typical replica, and ``rank`` its size class for the order of
-    waiting: smaller goes first, an average request has 0. ``credit`` is what overtaking it has paid.
+    waiting: smaller goes first, an average request has 0. ``credit`` is what overtaking it has paid. ``is_new`` says that
+    its call had not asked before; ``error`` is why it gets nothing, where somebody else decides (``remote.py``).
     """
 
     asked_at: float
@@ -29,3 +31,5 @@ class Ticket:
     credit: float = 0.0
     demands: Demands = field(default_factory=dict)
     lease: Lease | None = field(default=None)
+    is_new: bool = True
+    error: BalancerError | None = None
