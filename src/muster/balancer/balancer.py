@@ -183,7 +183,7 @@ class Balancer:
     def adopt(self, endpoint: Endpoint, ask: Ask, now: float, *, asked_at: float, seconds: float = 0.0) -> Lease:
         """Count a lease that somebody else has given, ``seconds`` ago, whatever the limit here says.
 
-        Its replica need not be in the set: then it counts as one that has left it. Raises ``BalancerError`` when closed.
+        Its replica need not be in the set: then it counts as one that has left. Raises ``BalancerError`` when closed.
         """
         self.require_open()
         replica = self._replicas.get(endpoint.id)

@@ -43,7 +43,8 @@ class Lease:
 
     ``expected_seconds`` is what the request was thought to take there. ``taken`` is what it holds of the replica's
     budgets. ``unmet`` is how many requests had found no slot by then, and ``is_wanted`` says that somebody waited for
-    one meanwhile. ``refusal`` is what the user of an explicit lease was told by the ingress, if it refused.
+    one meanwhile. ``is_told``: whoever gave it wants to hear at once that the replica answers. ``refusal`` is what the
+    user of an explicit lease was told by the ingress, if it refused.
     """
 
     replica: Replica
@@ -60,6 +61,7 @@ class Lease:
     is_wanted: bool = False
     is_answered: bool = False
     is_released: bool = False
+    is_told: bool = False
     refusal: str | None = None
 
     def refused(self, reason: str) -> None:

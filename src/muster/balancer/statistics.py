@@ -49,7 +49,8 @@ class Statistics(NamedTuple):
     ``refused`` counts requests that found the queue full, ``refused_early`` those that could not have met their
     deadline, ``timed_out`` those that waited in vain. ``expected_wait_seconds`` is for an average request now.
     ``answered`` of ``busy_seconds`` were answered, ``granted`` waited ``waited_seconds`` together. ``cost`` is what the
-    cost model says of itself (``cost.CostStatistics``).
+    cost model says of itself (``cost.CostStatistics``). ``broker`` is whom this process asks instead of choosing by
+    itself, empty if nobody: then the queue is there, and ``waiting`` counts what waits there for us.
     """
 
     service: str
@@ -69,6 +70,7 @@ class Statistics(NamedTuple):
     expected_wait_seconds: float
     tenants: tuple[TenantStatistics, ...]
     cost: Any
+    broker: str = ""
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ class Snapshot(NamedTuple):
 
 def to_json(pid: int, services: Sequence[Statistics]) -> bytes:
     """Write what a process knows."""
-    value = {"schema": SCHEMA, "pid": pid, "services": [_written(_without_passwords(each)) for each in services]}
+    value = {"schema": SCHEMA, "pid": pid, "services": [service_value(each) for each in services]}
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
 
 
@@ -44,9 +44,15 @@ def from_json(data: bytes) -> Snapshot:
             raise ValueError("is no list of services")
         if value.get("schema") != SCHEMA:
             raise ValueError(f"is of schema {value.get('schema')!r}, and this Muster reads {SCHEMA}")
-        return Snapshot(int(value["pid"]), tuple(_service(each) for each in value["services"]))
+        return Snapshot(int(value["pid"]), tuple(service_of(each) for each in value["services"]))
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"is no list of services ({type(error).__name__}: {error})") from error
+
+
+def service_value(service: Statistics) -> dict[str, Any]:
+    """Return what JSON holds of one service."""
+    value: dict[str, Any] = _written(_without_passwords(service))
+    return value
 
 
 def _without_passwords(service: Statistics) -> Statistics:
@@ -65,7 +71,8 @@ def _written(value: Any) -> Any:
     return value
 
 
-def _service(value: Mapping[str, Any]) -> Statistics:
+def service_of(value: Mapping[str, Any]) -> Statistics:
+    """Read one service. Raises ``ValueError``, ``TypeError`` or ``KeyError`` for what is none."""
     cost = value.get("cost")
     if isinstance(cost, dict):
         kinds = {name: _read(KindStatistics, kind) for name, kind in cost["kinds"].items()}
@@ -89,7 +96,10 @@ def _replica(value: Mapping[str, Any]) -> ReplicaStatistics:
 def _read(kind: Callable[..., T], value: Mapping[str, Any], **read: Any) -> T:
     """Make one of the fields that it has; those that hold other such values are given, read."""
     fields: dict[str, Any] = {}
+    defaults = getattr(kind, "_field_defaults", {})
     for name, expected in _hints(kind).items():
+        if name in defaults and name not in value:
+            continue  # an older process does not know it
         found = read[name] if name in read else value[name]
         if expected is float:
             found = _number(found)

@@ -16,8 +16,8 @@ class Ticket:
     started. ``tried`` are endpoint ids to avoid while others exist, or until they have answered somebody since.
     ``wake`` is called whenever it pays to look again. ``demands`` are what it said, and what was learned where it said
     nothing. ``cost`` is the expected seconds on a typical replica, and ``rank`` its size class for the order of
-    waiting: smaller goes first, an average request has 0. ``credit`` is what overtaking it has paid. ``is_new`` says that
-    its call had not asked before; ``error`` is why it gets nothing, where somebody else decides (``remote.py``).
+    waiting: smaller goes first, an average request has 0. ``credit`` is what overtaking it has paid. ``is_new``: its
+    call had not asked before. ``error`` is why it gets nothing, where somebody else decides (``remote.py``).
     """
 
     asked_at: float

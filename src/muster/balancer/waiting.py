@@ -1,9 +1,9 @@
 """Who waits for a lease, and how: tasks of event loops, and threads, over the same core.
 
-``Gate`` is the core with its lock and its clock. The lock is held for microseconds and never across a wait, so an
-event loop may take it. Both waiters run the same three steps: ask; sleep until woken, until the core's next change or
-the deadline; look again. A wake carries nothing, so a spurious one does no harm. The time-outs of sleeping waiters
-are the only timers, so nothing runs when nobody waits.
+``Gate`` is the core with its lock and its clock, and with a broker's client if there is one (``remote.py``). The lock
+is held for microseconds and never across a wait, so an event loop may take it. Both waiters run the same three steps:
+ask; sleep until woken, until the core's next change or the deadline; look again. A wake carries nothing, so a spurious
+one does no harm. The time-outs of sleeping waiters are the only timers, so nothing runs when nobody waits.
 
 Whoever stops waiting (cancelled, interrupted) gives its ticket up, and with it a lease that was granted just then.
 """
@@ -13,16 +13,20 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from muster.balancer.ask import NOTHING_SAID, Ask
 from muster.balancer.balancer import Balancer
 from muster.balancer.budget import RetryBudget
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.queue import DEFAULT_WAIT_SECONDS
+from muster.balancer.remote import Remote
 from muster.balancer.report import LoadReport
 from muster.balancer.statistics import Statistics
 from muster.balancer.ticket import Ticket
 from muster.model.endpoint import EndpointSet
+
+T = TypeVar("T")
 
 
 class Gate:
@@ -43,6 +47,31 @@ class Gate:
         self._resent = 0
         self._lock = threading.Lock()
         self._listeners: set[Callable[[], None]] = set()
+        self._remote: Remote | None = None
+
+    def attach(self, remote: Remote) -> bool:
+        """Let somebody else choose whenever it is up; ``False`` if there is one already."""
+        with self._lock:
+            if self._remote is not None:
+                return False
+            self._remote = remote
+            return True
+
+    def detach(self, remote: Remote) -> None:
+        """Choose by oneself from now on; it must be down."""
+        with self._lock:
+            if self._remote is remote:
+                self._remote = None
+
+    def with_core(self, work: Callable[[Balancer, float], T]) -> T:
+        """Do something under the lock, for whoever is attached."""
+        with self._lock:
+            return work(self._core, self.monotonic())
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether somebody else chooses now."""
+        return self._remote is not None and self._remote.is_up
 
     @property
     def endpoints(self) -> EndpointSet | None:
@@ -61,28 +90,43 @@ class Gate:
     def release(self, lease: Lease, outcome: Outcome = Outcome.OK) -> bool:
         """End a lease; ``False`` if it had ended before."""
         with self._lock:
-            return self._core.release(lease, outcome, self.monotonic())
+            now = self.monotonic()
+            is_first = self._core.release(lease, outcome, now)
+            if is_first and self._remote is not None:
+                self._remote.ended(lease, outcome, now)
+            return is_first
 
     def answered(self, lease: Lease) -> None:
         """Note that the replica answers, before the lease ends."""
-        if lease.health.failures:
+        if lease.health.failures or lease.is_told:
             with self._lock:
-                self._core.answered(lease, self.monotonic())
+                now = self.monotonic()
+                self._core.answered(lease, now)
+                if self._remote is not None:
+                    self._remote.answered(lease, now)
 
     def reported(self, lease: Lease, report: LoadReport) -> None:
         """Take over what the replica's ingress says of its load, before the lease ends."""
         with self._lock:
-            self._core.reported(lease, report, self.monotonic())
+            now = self.monotonic()
+            self._core.reported(lease, report, now)
+            if self._remote is not None:
+                self._remote.reported(lease, report, now)
 
     def statistics(self) -> Statistics:
         """Return counts as they are now."""
         with self._lock:
-            return self._core.statistics(self.monotonic())._replace(resent=self._resent)
+            found = self._core.statistics(self.monotonic())._replace(resent=self._resent)
+            if self._remote is not None and self._remote.is_up:
+                found = found._replace(broker=self._remote.url, waiting=found.waiting + self._remote.waiting)
+            return found
 
     def close(self) -> None:
         """Fail whoever waits, and refuse from now on."""
         with self._lock:
             self._core.close()
+            if self._remote is not None:
+                self._remote.closed()
             listeners = tuple(self._listeners)
         for listener in listeners:
             listener()
@@ -107,6 +151,19 @@ class Gate:
         """Step one of a waiter."""
         with self._lock:
             now = self.monotonic()
+            ticket = self._core.draft(now, deadline=deadline, tried=tried, wake=wake, ask=ask, since=since)
+            if self._remote is not None and self._remote.is_up:
+                self._remote.ask(ticket, now)
+            else:
+                self._core.join(ticket, now)
+            return ticket
+
+    def ask_here(
+        self, deadline: float, tried: frozenset[str], ask: Ask, since: float | None, *, wake: Callable[[], None]
+    ) -> Ticket:
+        """Ask the core itself, for an answer at once, whoever chooses else."""
+        with self._lock:
+            now = self.monotonic()
             return self._core.acquire(now, deadline=deadline, tried=tried, wake=wake, ask=ask, since=since)
 
     def look(self, ticket: Ticket) -> Lease | float:
@@ -115,16 +172,23 @@ class Gate:
             now = self.monotonic()
             self._core.tick(now)
             lease = self._core.check(ticket)
-            if lease is not None:
+            if lease is not None and (self._remote is None or self._remote.begin(ticket, now)):
                 return lease
             if now >= ticket.deadline:
+                if self._remote is not None:
+                    self._remote.give_up(ticket, now)
                 raise self._core.time_out(ticket, now)
             return self._core.sleep_until(ticket)
 
     def give_up(self, ticket: Ticket) -> None:
         """Stop waiting."""
         with self._lock:
-            self._core.give_up(ticket, self.monotonic())
+            now = self.monotonic()
+            self._core.give_up(ticket, now)
+            if self._remote is not None:
+                if ticket.lease is not None:
+                    self._remote.ended(ticket.lease, Outcome.FAILED, now)
+                self._remote.give_up(ticket, now)
 
     async def wait_for_endpoints(self, at_least: int, timeout_seconds: float) -> bool:
         """Return whether the set came to hold ``at_least`` endpoints in time."""

@@ -6,13 +6,12 @@ over; an unknown type, or a field that is none, is a ``BadFrame``, which ends th
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from muster.balancer.ask import Ask, ask_from
 from muster.balancer.lease import Outcome
-from muster.balancer.report import LoadReport
 from muster.broker.frames import BadFrame
 from muster.errors import (
     BalancerError,
@@ -30,13 +29,15 @@ from muster.model.endpoint import Endpoint, ServiceKey, endpoint_from_wire, endp
 VERSION = 1
 HEARTBEAT_SECONDS = 1.0
 """Who hears nothing for so long goes on without the other; both say something at least twice as often."""
-LEASE_BEATS = 3
-"""A lease that its client does not name in its heartbeats for so many of them is over."""
+SILENT_BEATS = 3
+"""A client of which nothing was heard for so many heartbeats is gone, and its leases with it."""
 START_SECONDS = 2.0
 """A grant that is not started by then goes back."""
 MOST_TEXT = 256
-MOST_HELD = 8192
-"""Leases that one client can hold of one service."""
+MOST_HELD = 4096
+"""Asks and leases that one connection can have at once; their numbers fit into a frame."""
+HELD_PER_FRAME = 32
+"""With an endpoint of some 400 bytes and sixteen features each they fit, too."""
 
 Message = dict[str, Any]
 
@@ -65,7 +66,6 @@ class Hello:
     token: str
     client: str = ""
     purpose: str = "balance"
-    held: tuple[Held, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,10 @@ class Report:
 
     id: int
     outcome: Outcome
-    load: LoadReport | None = None
+    costs: Mapping[str, float]
 
 
-def hello(asked: Hello, now: float) -> Message:
+def hello(asked: Hello) -> Message:
     """Introduce oneself. The token is in it: over TLS, or on one host."""
     return {
         "type": "hello",
@@ -100,22 +100,22 @@ def hello(asked: Hello, now: float) -> Message:
         "port": asked.key.port,
         "client": asked.client,
         "purpose": asked.purpose,
-        "held": [
-            {
-                "id": each.id,
-                "endpoint": endpoint_to_wire(each.endpoint),
-                "seconds": each.seconds,
-                **_said(each.ask, now),
-            }
-            for each in asked.held
-        ],
     }
+
+
+def hold(held: Iterable[Held]) -> Message:
+    """Tell of leases that the broker did not give: they take slots, whatever it thinks of that."""
+    leases = [
+        {"id": each.id, "seconds": each.seconds, "endpoint": endpoint_to_wire(each.endpoint)} | _said(each.ask, 0.0)
+        for each in held
+    ]
+    return {"type": "hold", "leases": leases}
 
 
 def ask(wanted: Wanted, now: float) -> Message:
     """Ask for a slot; ``now`` is of the clock that ``answer_by`` is of."""
     message: Message = {"type": "ask", "id": wanted.id, "within": wanted.wait_seconds, **_said(wanted.ask, now)}
-    if wanted.waited_seconds > 0:
+    if wanted.waited_seconds > 0.001:
         message["waited"] = wanted.waited_seconds
     if wanted.tried:
         message["tried"] = sorted(wanted.tried)
@@ -129,19 +129,19 @@ def start(ask_id: int) -> Message:
     return {"type": "start", "id": ask_id}
 
 
-def heard(ask_id: int) -> Message:
-    """Say that the replica answers, although the request goes on; only of a grant that says ``tell``."""
-    return {"type": "heard", "id": ask_id}
+def heard(ask_id: int, in_flight: int | None = None) -> Message:
+    """Say that the replica answers, although the request goes on, and what its ingress counts of everybody's."""
+    message: Message = {"type": "heard", "id": ask_id}
+    if in_flight is not None:
+        message["in_flight"] = in_flight
+    return message
 
 
-def report(ask_id: int, outcome: Outcome, load: LoadReport | None = None) -> Message:
-    """End a lease, or give a grant back unused."""
+def report(ask_id: int, outcome: Outcome, costs: Mapping[str, float] | None = None) -> Message:
+    """End a lease, or give a grant back unused; ``costs`` are what it took of budgets."""
     message: Message = {"type": "report", "id": ask_id, "outcome": outcome.value}
-    if load is not None:
-        if load.in_flight is not None:
-            message["in_flight"] = load.in_flight
-        if load.costs:
-            message["costs"] = dict(load.costs)
+    if costs:
+        message["costs"] = dict(costs)
     return message
 
 
@@ -151,11 +151,11 @@ def cancel(ask_id: int) -> Message:
 
 
 def beat(held: Collection[int]) -> Message:
-    """Say that one lives, and name all leases that are held: what is not named is over."""
+    """Say that one lives, and name all leases that were started and are held: any other that was started is over."""
     return {"type": "heartbeat", "held": list(held)}
 
 
-def read_hello(message: Message, now: float) -> Hello:
+def read_hello(message: Message) -> Hello:
     """Read a client's first message. Raises ``BadFrame``, with the reason ``newer_version`` for one of those."""
     if message["type"] != "hello":
         raise BadFrame(f"the first message is {_shown(message['type'])}, not hello")
@@ -166,9 +166,6 @@ def read_hello(message: Message, now: float) -> Hello:
             f"upgrade the {'broker' if version > VERSION else 'client'}",
             "newer_version" if version > VERSION else "older_version",
         )
-    held = message.get("held", [])
-    if not isinstance(held, list) or len(held) > MOST_HELD:
-        raise BadFrame(f"hello: held is no list of at most {MOST_HELD} leases")
     purpose = _text(message, "purpose", "balance")
     if purpose not in {"balance", "inspect"}:
         raise BadFrame(f"hello: purpose {purpose!r} is neither balance nor inspect")
@@ -177,8 +174,15 @@ def read_hello(message: Message, now: float) -> Hello:
         token=_text(message, "token", ""),
         client=_text(message, "client", ""),
         purpose=purpose,
-        held=tuple(_held(each, now) for each in held),
     )
+
+
+def read_hold(message: Message) -> list[Held]:
+    """Read which leases a client has from elsewhere. Raises ``BadFrame``."""
+    leases = message.get("leases")
+    if not isinstance(leases, list):
+        raise BadFrame("hold: leases are no list")
+    return [_held(each) for each in leases]
 
 
 def read_ask(message: Message, now: float) -> Wanted:
@@ -202,20 +206,19 @@ def read_report(message: Message) -> Report:
         outcome = Outcome(message.get("outcome"))
     except ValueError:
         raise BadFrame(f"report: outcome {_shown(message.get('outcome'))} is none") from None
-    in_flight = message.get("in_flight")
-    costs = message.get("costs")
-    load = None
-    if in_flight is not None or costs is not None:
-        if costs is not None and not (isinstance(costs, dict) and all(map(_is_number, costs.values()))):
-            raise BadFrame("report: costs are no numbers")
-        if in_flight is not None:
-            in_flight = _count(message, "in_flight")
-        load = LoadReport(in_flight=in_flight, costs=costs or {})
-    return Report(_count(message, "id"), outcome, load)
+    costs = message.get("costs", {})
+    if not (isinstance(costs, dict) and all(map(_is_number, costs.values()))):
+        raise BadFrame("report: costs are no numbers")
+    return Report(_count(message, "id"), outcome, costs)
+
+
+def read_heard(message: Message) -> tuple[int, int | None]:
+    """Read which request is being answered, and what its replica's ingress counts. Raises ``BadFrame``."""
+    return _count(message, "id"), None if message.get("in_flight") is None else _count(message, "in_flight")
 
 
 def read_id(message: Message) -> int:
-    """Read whom ``start``, ``heard`` and ``cancel`` are about."""
+    """Read which ask ``start`` and ``cancel`` are about."""
     return _count(message, "id")
 
 
@@ -244,7 +247,7 @@ class Welcome:
 class Grant:
     """A slot. ``endpoint`` is told once on a connection, afterwards ``replica`` (its id) stands for it.
 
-    ``time`` is when it was given; ``is_told`` asks for ``heard``.
+    ``time`` is when it was given; ``is_told`` asks for ``heard``, since others have failed there.
     """
 
     id: int
@@ -292,8 +295,6 @@ def refuse(ask_id: int, error: BalancerError | InvalidAsk) -> Message:
         message["waited"] = error.waited_seconds
     if isinstance(error, CannotMeetDeadline):
         message["expected"] = error.expected_seconds
-    if isinstance(error, InvalidAsk):
-        message["field"], message["message"] = error.field, error.reason
     return message
 
 
@@ -334,14 +335,12 @@ def read_grant(message: Message) -> Grant:
     )
 
 
-def read_refuse(message: Message, service: str) -> tuple[int, BalancerError | InvalidAsk]:
+def read_refuse(message: Message, service: str) -> tuple[int, BalancerError]:
     """Read whom it is about, and the error that its caller gets. Raises ``BadFrame``."""
     reason, text = _text(message, "reason"), str(message.get("message", ""))
     waited, expected = _seconds(message, "waited", 0.0), _seconds(message, "expected", 0.0)
-    error: BalancerError | InvalidAsk
+    error: BalancerError
     match reason:
-        case "invalid":
-            error = InvalidAsk(_text(message, "field", "ask"), text)
         case "deadline":
             error = CannotMeetDeadline(text, waited, expected)
         case "timeout":
@@ -406,13 +405,13 @@ def _read_said(message: Message, now: float) -> Ask:
     return ask_from(message, now)
 
 
-def _held(value: Any, now: float) -> Held:
+def _held(value: Any) -> Held:
     if not isinstance(value, dict):
-        raise BadFrame("hello: a held lease is no object")
+        raise BadFrame("hold: a lease is no object")
     try:
-        said = _read_said(value, now)
+        said = _read_said(value, 0.0)
     except InvalidAsk as error:
-        raise BadFrame(f"hello: held: {error}") from error
+        raise BadFrame(f"hold: {error}") from error
     return Held(
         id=_count(value, "id"),
         endpoint=_endpoint(value.get("endpoint")),

@@ -1,0 +1,459 @@
+"""One service's queue and leases, for all clients that are connected: the broker's decisions, without I/O.
+
+In: what visitors (connections) say, endpoint sets, the passing of time. Out: what is said to visitors. The core is the
+SDK's own (``balancer/balancer.py``), so order, fairness, learning and refusals are those of a single client that makes
+everybody's requests.
+
+A lease is in exactly one of these states, and leaves the table by exactly one way::
+
+    asked ─▸ granted ─┬─ started ─┬─ reported
+                      │           ├─ not named in a heartbeat: its client has forgotten it
+                      │           └─ its visitor left, or was silent for too long (``server.py``)
+                      └─ not started within ``START_SECONDS``: taken back, the slot goes to the next, the client is told
+
+So whatever a client does, its slots are free again a few seconds later. One that starts a grant just when it was taken
+back is counted all the same (``_late``): it does use the replica, whose own ingress holds the limit.
+
+A desk that has just opened grants nothing for ``settle_seconds``: clients that hold leases of its predecessor, or have
+given themselves some, come back within that and say so (``hold``). They do not wait for it; nobody does.
+"""
+
+import heapq
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from muster.balancer.ask import Ask
+from muster.balancer.balancer import Balancer
+from muster.balancer.lease import Lease, Outcome
+from muster.balancer.report import LoadReport
+from muster.balancer.statistics import Statistics
+from muster.balancer.statistics_json import service_value
+from muster.balancer.ticket import Ticket
+from muster.broker import messages
+from muster.broker.frames import BadFrame
+from muster.broker.messages import HEARTBEAT_SECONDS, MOST_HELD, START_SECONDS, Bye, Grant, Hello, Message, Welcome
+from muster.errors import BalancerError, InvalidAsk, QueueCancelled, QueueFull
+from muster.model.endpoint import Endpoint, EndpointSet
+
+MOST_SHOWN = 1000
+MOST_UNSTARTED = 8
+"""Grants in a row that a client does not start before it is sent away: each kept a slot idle for two seconds."""
+LONGEST_WAIT_SECONDS = 86400.0
+
+
+class Visitor(Protocol):
+    """One connection, as the desk sees it."""
+
+    def send(self, message: Message) -> None:
+        """Send a message, some time soon, in order."""
+        ...
+
+    def close(self) -> None:
+        """Take leave after what was sent."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """An ask that waits. ``number`` is the desk's own, for people."""
+
+    visit: "_Visit"
+    id: int
+    number: int
+    ticket: Ticket
+
+
+@dataclass(eq=False, slots=True)
+class _Given:
+    """A lease that is out."""
+
+    visit: "_Visit"
+    id: int
+    lease: Lease
+    ask: Ask
+    is_started: bool
+    is_over: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Visit:
+    """One visitor: what it asks, what it holds, and which grants were taken back from it lately.
+
+    It may have started one of the latter before it heard of that. It has heard when it answers a pulse that went out
+    after ``returned``, so what was ``late`` at one of its heartbeats is ``later`` until the next, and then forgotten.
+    """
+
+    visitor: Visitor
+    client: str
+    asked: dict[int, _Asked] = field(default_factory=dict)
+    given: dict[int, _Given] = field(default_factory=dict)
+    late: dict[int, _Given] = field(default_factory=dict)
+    later: dict[int, _Given] = field(default_factory=dict)
+    never_started: int = 0
+    told: set[tuple[str, str]] = field(default_factory=set)
+
+
+class Desk:
+    """``broker`` names this life of the broker, for clients that come back."""
+
+    def __init__(
+        self,
+        core: Balancer,
+        *,
+        broker: str,
+        monotonic: Callable[[], float] = time.monotonic,
+        settle_seconds: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        self.service = core.service
+        self._core = core
+        self._broker = broker
+        self._monotonic = monotonic
+        self._settled_at = monotonic() + settle_seconds
+        self._is_settled = settle_seconds <= 0
+        self._pending: EndpointSet | None = None
+        self._visits: dict[Visitor, _Visit] = {}
+        self._woken: list[_Asked] = []
+        self._deadlines: list[tuple[float, int, _Asked]] = []
+        self._unstarted: deque[tuple[float, _Given]] = deque()
+        self._numbers = itertools.count(1)
+
+    @property
+    def visitors(self) -> int:
+        """How many are connected."""
+        return len(self._visits)
+
+    @property
+    def endpoints(self) -> EndpointSet | None:
+        """The newest set, in use or waiting for the desk to settle."""
+        return self._pending or self._core.endpoints
+
+    def update(self, endpoints: EndpointSet, *, is_other_target: bool = False) -> bool:
+        """Take over a set, see ``Balancer.update``."""
+        if not self._is_settled:
+            present = self._pending
+            if present is not None and endpoints.fence <= present.fence and not is_other_target:
+                return False
+            self._pending = endpoints
+            return True
+        is_news = self._core.update(endpoints, self._monotonic(), is_other_target=is_other_target)
+        self._flush()
+        return is_news
+
+    def statistics(self) -> Statistics:
+        """Return counts as they are now."""
+        return self._core.statistics(self._monotonic())
+
+    # ── visitors ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def join(self, visitor: Visitor, hello: Hello) -> None:
+        """Let a client in."""
+        now = self._monotonic()
+        self._visits[visitor] = _Visit(visitor, hello.client)
+        ready_seconds = 0.0 if self._is_settled else max(0.0, self._settled_at - now)
+        visitor.send(messages.welcome(Welcome(self._broker, now, ready_seconds)))
+
+    def take(self, visitor: Visitor, message: Message) -> None:
+        """Do what a visitor says. Raises ``BadFrame``: nobody can go on with it then, so it has to ``leave``."""
+        visit = self._visits[visitor]
+        match message["type"]:
+            case "ask":
+                self._ask(visit, message)
+            case "start":
+                self._start(visit, messages.read_id(message))
+            case "report":
+                self._report(visit, messages.read_report(message))
+            case "cancel":
+                self._cancel(visit, messages.read_id(message))
+            case "heartbeat":
+                self._beat(visit, messages.read_beat(message))
+            case "heard":
+                self._heard(visit, *messages.read_heard(message))
+            case "hold":
+                self._hold(visit, message)
+            case "show":
+                visitor.send(self.show())
+            case "evict":
+                visitor.send({"type": "evicted", "count": self.evict(message)})
+            case kind:
+                raise BadFrame(f"there is no message {kind[:60]!r} in version {messages.VERSION} of the protocol")
+        self._flush()
+
+    def leave(self, visitor: Visitor) -> None:
+        """Forget a client: what it holds is free."""
+        visit = self._visits.pop(visitor, None)
+        if visit is None:
+            return
+        now = self._monotonic()
+        for asked in visit.asked.values():
+            self._core.give_up(asked.ticket, now)
+        visit.asked.clear()
+        for given in list(visit.given.values()):
+            self._end(given, Outcome.FAILED, now)
+        self._flush()
+
+    def close(self, said: Bye) -> None:
+        """Take leave of everybody."""
+        for visitor in list(self._visits):
+            self._dismiss(visitor, said)
+
+    def _dismiss(self, visitor: Visitor, said: Bye) -> None:
+        visitor.send(messages.bye(said))
+        self.leave(visitor)
+        visitor.close()
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def next_tick(self) -> float:
+        """When ``tick`` is worth calling although nothing happened; infinity when never."""
+        while self._deadlines and self._deadlines[0][2].id not in self._deadlines[0][2].visit.asked:
+            heapq.heappop(self._deadlines)
+        while self._unstarted and (self._unstarted[0][1].is_started or self._unstarted[0][1].is_over):
+            self._unstarted.popleft()
+        return min(
+            self._core.next_change if self._core.waiting else math.inf,
+            self._deadlines[0][0] if self._deadlines else math.inf,
+            self._unstarted[0][0] + START_SECONDS if self._unstarted else math.inf,
+            math.inf if self._is_settled else self._settled_at,
+        )
+
+    def tick(self) -> None:
+        """Let time pass."""
+        now = self._monotonic()
+        if not self._is_settled and now >= self._settled_at:
+            self._is_settled = True
+            if self._pending is not None:
+                self._core.update(self._pending, now)
+                self._pending = None
+        while self._unstarted and self._unstarted[0][0] + START_SECONDS <= now:
+            _, given = self._unstarted.popleft()
+            if not given.is_started and not given.is_over:
+                self._take_back(given, now)
+        self._core.tick(now)
+        self._flush()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, asked = heapq.heappop(self._deadlines)
+            if asked.visit.asked.get(asked.id) is asked:
+                del asked.visit.asked[asked.id]
+                self._refuse(asked.visit, asked.id, self._core.time_out(asked.ticket, now))
+
+    # ── what visitors say ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ask(self, visit: _Visit, message: Message) -> None:
+        now = self._monotonic()
+        ask_id = messages.read_id(message)
+        if ask_id in visit.asked or ask_id in visit.given:
+            raise BadFrame(f"ask: {ask_id} is in use: count up")
+        try:
+            wanted = messages.read_ask(message, now)
+        except InvalidAsk as error:
+            self._refuse(visit, ask_id, error)
+            return
+        if len(visit.asked) + len(visit.given) >= MOST_HELD:
+            self._refuse(
+                visit, ask_id, QueueFull(f"{self.service}: one client has at most {MOST_HELD} asks and leases")
+            )
+            return
+        asked = _Asked(visit, ask_id, next(self._numbers), _NO_TICKET)
+        try:
+            asked.ticket = self._core.draft(
+                now,
+                deadline=now + min(wanted.wait_seconds, LONGEST_WAIT_SECONDS),
+                tried=wanted.tried,
+                wake=lambda: self._woken.append(asked),
+                ask=wanted.ask,
+                since=now - wanted.waited_seconds,
+            )
+            asked.ticket.is_new = wanted.is_new
+            self._core.join(asked.ticket, now)
+        except BalancerError as error:
+            self._refuse(visit, ask_id, error)
+            return
+        if asked.ticket.lease is not None:
+            self._give(asked, asked.ticket.lease, now)
+        else:
+            visit.asked[ask_id] = asked
+            heapq.heappush(self._deadlines, (asked.ticket.deadline, asked.number, asked))
+
+    def _start(self, visit: _Visit, ask_id: int) -> None:
+        given = visit.given.get(ask_id)
+        visit.never_started = 0
+        if given is not None:
+            given.is_started = True
+            return
+        late = visit.late.pop(ask_id, None) or visit.later.pop(ask_id, None)
+        if late is not None:
+            self._take_in(visit, ask_id, late.lease.endpoint, late.ask)
+
+    def _report(self, visit: _Visit, said: messages.Report) -> None:
+        given = visit.given.get(said.id)
+        if given is None:
+            return  # it was taken back, or ended by a heartbeat
+        now = self._monotonic()
+        if said.costs:
+            self._core.reported(given.lease, LoadReport(None, costs=said.costs), now)
+        self._end(given, said.outcome, now)
+
+    def _cancel(self, visit: _Visit, ask_id: int) -> None:
+        now = self._monotonic()
+        asked = visit.asked.pop(ask_id, None)
+        if asked is not None:
+            self._core.give_up(asked.ticket, now)
+        elif (given := visit.given.get(ask_id)) is not None:  # the grant was on its way
+            self._end(given, Outcome.FAILED, now)
+
+    def _beat(self, visit: _Visit, held: frozenset[int]) -> None:
+        now = self._monotonic()
+        visit.visitor.send(messages.pulse(now))
+        for given in [each for ask_id, each in visit.given.items() if each.is_started and ask_id not in held]:
+            self._end(given, Outcome.FAILED, now)
+        visit.late, visit.later = {}, visit.late
+
+    def _heard(self, visit: _Visit, ask_id: int, in_flight: int | None) -> None:
+        given = visit.given.get(ask_id)
+        if given is None:
+            return
+        now = self._monotonic()
+        if in_flight is not None:
+            self._core.reported(given.lease, LoadReport(in_flight), now)
+        self._core.answered(given.lease, now)
+
+    def _hold(self, visit: _Visit, message: Message) -> None:
+        for held in messages.read_hold(message):
+            if held.id in visit.asked or held.id in visit.given:
+                raise BadFrame(f"hold: {held.id} is in use")
+            if len(visit.given) >= MOST_HELD:
+                raise BadFrame(f"hold: more than {MOST_HELD} leases")
+            self._take_in(visit, held.id, held.endpoint, held.ask, held.seconds)
+
+    # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _flush(self) -> None:
+        """Tell whom the core has granted something; waking others is only a sign to look at ``next_tick``."""
+        while self._woken:
+            woken, self._woken = self._woken, []
+            now = self._monotonic()
+            for asked in woken:
+                lease = asked.ticket.lease
+                if lease is not None and asked.visit.asked.pop(asked.id, None) is asked:
+                    self._give(asked, lease, now)
+
+    def _give(self, asked: _Asked, lease: Lease, now: float) -> None:
+        visit = asked.visit
+        given = _Given(visit, asked.id, lease, asked.ticket.ask, is_started=False)
+        visit.given[asked.id] = given
+        self._unstarted.append((now, given))
+        endpoint = lease.endpoint
+        is_known = (endpoint.id, endpoint.url) in visit.told
+        if not is_known:
+            visit.told.add((endpoint.id, endpoint.url))
+        visit.visitor.send(
+            messages.grant(
+                Grant(asked.id, endpoint.id, now, None if is_known else endpoint, is_told=lease.health.failures > 0)
+            )
+        )
+
+    def _take_in(self, visit: _Visit, ask_id: int, endpoint: Endpoint, ask: Ask, seconds: float = 0.0) -> None:
+        now = self._monotonic()
+        try:
+            lease = self._core.adopt(endpoint, ask, now, asked_at=now - seconds, seconds=seconds)
+        except BalancerError:
+            return  # closing
+        visit.given[ask_id] = _Given(visit, ask_id, lease, ask, is_started=True)
+
+    def _take_back(self, given: _Given, now: float) -> None:
+        self._end(given, Outcome.FAILED, now)
+        visit = given.visit
+        visit.late[given.id] = given
+        visit.visitor.send(messages.returned(given.id))
+        visit.never_started += 1
+        if visit.never_started >= MOST_UNSTARTED:
+            said = (
+                f"the last {MOST_UNSTARTED} grants were not started within {START_SECONDS:g} s each: "
+                "say start when a request is sent, or ask only for what will be sent"
+            )
+            self._dismiss(visit.visitor, Bye("never_starts", said))
+
+    def _end(self, given: _Given, outcome: Outcome, now: float) -> None:
+        given.is_over = True
+        given.visit.given.pop(given.id, None)
+        self._core.release(given.lease, outcome, now)
+
+    def _refuse(self, visit: _Visit, ask_id: int, error: BalancerError | InvalidAsk) -> None:
+        visit.visitor.send(messages.refuse(ask_id, error))
+
+    # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def show(self) -> Message:
+        """Return who waits, oldest first, and what the core shows of itself."""
+        now = self._monotonic()
+        waiting = sorted(self._waiting(), key=lambda each: each.ticket.asked_at)
+        return {
+            "type": "queue",
+            "statistics": service_value(self._core.statistics(now)),
+            "clients": len(self._visits),
+            "waiting": len(waiting),
+            "asks": [_shown(each, now) for each in waiting[:MOST_SHOWN]],
+        }
+
+    def evict(self, message: Message) -> int:
+        """Take asks out of the queue, and tell their clients; return how many.
+
+        Those that are ``ask`` (a number that ``show`` gave), of ``tenant``, older than ``older_than`` seconds, or
+        ``all``; of several conditions all have to hold.
+        """
+        conditions = {name: message.get(name) for name in ("ask", "tenant", "older_than", "all")}
+        given = {name: value for name, value in conditions.items() if value is not None and value is not False}
+        if not given:
+            raise BadFrame("evict: say which: ask, tenant, older_than or all")
+        now = self._monotonic()
+        gone = [each for each in self._waiting() if _is_meant(each, given, now)]
+        for asked in gone:
+            del asked.visit.asked[asked.id]
+            self._core.give_up(asked.ticket, now)
+            waited = now - asked.ticket.asked_at
+            self._refuse(
+                asked.visit,
+                asked.id,
+                QueueCancelled(f"{self.service}: an operator took the request out of the queue after {waited:.1f} s"),
+            )
+        return len(gone)
+
+    def _waiting(self) -> list[_Asked]:
+        return [asked for visit in self._visits.values() for asked in visit.asked.values()]
+
+
+def _is_meant(asked: _Asked, conditions: dict[str, Any], now: float) -> bool:
+    older_than = conditions.get("older_than", -math.inf)
+    if not isinstance(older_than, int | float):
+        raise BadFrame("evict: older_than is no number of seconds")
+    return (
+        conditions.get("ask", asked.number) == asked.number
+        and conditions.get("tenant", asked.ticket.ask.tenant) == asked.ticket.ask.tenant
+        and now - asked.ticket.asked_at > older_than
+    )
+
+
+def _shown(asked: _Asked, now: float) -> Message:
+    ticket = asked.ticket
+    return {
+        "ask": asked.number,
+        "client": asked.visit.client,
+        "tenant": ticket.ask.tenant,
+        "priority": ticket.ask.priority,
+        "waited": now - ticket.asked_at,
+        "left": ticket.deadline - now,
+        "cost": ticket.cost,
+    }
+
+
+def _nobody() -> None:
+    """Wake nobody."""
+
+
+_NO_TICKET = Ticket(0.0, 0.0, 0.0, frozenset(), _nobody)
