@@ -64,6 +64,10 @@ class ApiRegistry:
         except FeedError as error:
             raise _trouble(error) from error
 
+    async def target(self, key: ServiceKey) -> ServiceKey | None:  # noqa: ARG002 the port's argument
+        """Refuse: the server follows aliases by itself and does not say where they lead."""
+        raise RegistryError(f"{self._api.base_url} does not tell which deployment a name stands for")
+
     async def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
         """Yield the present set, then every newer one, for ever."""
         last: EndpointSet | None = None

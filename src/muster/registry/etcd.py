@@ -96,6 +96,11 @@ class EtcdRegistry:
         """Return the present set of a key or alias, ``None`` if there is none."""
         return (await self._resolve(f"read {key}", key, key)).present
 
+    async def target(self, key: ServiceKey) -> ServiceKey | None:
+        """Return the key whose set ``get`` would return, ``None`` if there is no set."""
+        found = await self._resolve(f"read {key}", key, key)
+        return None if found.present is None else found.target
+
     async def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
         """Yield the present set, then every newer one, for ever; until the registry is closed."""
         seen: tuple[ServiceKey, tuple[int, int]] | None = None

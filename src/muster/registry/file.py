@@ -85,6 +85,11 @@ class FileRegistry:
         _, _, present = await asyncio.to_thread(self._resolve, key)
         return present
 
+    async def target(self, key: ServiceKey) -> ServiceKey | None:
+        """Return the key whose set ``get`` would return, ``None`` if there is no set."""
+        target, _, present = await asyncio.to_thread(self._resolve, key)
+        return None if present is None else target
+
     async def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
         """Yield the present set, then every newer one, for ever."""
         seen: tuple[ServiceKey, tuple[int, int]] | None = None

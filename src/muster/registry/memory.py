@@ -96,6 +96,12 @@ class MemoryRegistry:
         with self._memory.lock:
             return self._memory.resolve(key)[1]
 
+    async def target(self, key: ServiceKey) -> ServiceKey | None:
+        """Return the key whose set ``get`` would return, ``None`` if there is no set."""
+        with self._memory.lock:
+            target, present = self._memory.resolve(key)
+            return None if present is None else target
+
     async def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
         """Yield the present set, then every newer one, for ever."""
         watcher = _Watcher(asyncio.get_running_loop(), asyncio.Event())

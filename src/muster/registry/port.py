@@ -66,6 +66,10 @@ class Registry(Protocol):
         """Return the present set of a key or alias, ``None`` if there is none."""
         ...
 
+    async def target(self, key: ServiceKey) -> ServiceKey | None:
+        """Return the key whose set ``get`` would return: itself, or what an alias stands for; ``None`` if no set."""
+        ...
+
     def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
         """Yield the present set, then every newer one, for ever."""
         ...

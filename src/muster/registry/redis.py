@@ -91,6 +91,11 @@ class RedisRegistry:
         """Return the present set of a key or alias, ``None`` if there is none."""
         return (await self._resolve(key))[1]
 
+    async def target(self, key: ServiceKey) -> ServiceKey | None:
+        """Return the key whose set ``get`` would return, ``None`` if there is no set."""
+        target, present = await self._resolve(key)
+        return None if present is None else target
+
     async def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
         """Yield the present set, then every newer one, for ever."""
         seen: tuple[ServiceKey, tuple[int, int]] | None = None

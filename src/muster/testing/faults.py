@@ -220,6 +220,9 @@ class MortalRegistry:
     async def get(self, key: ServiceKey) -> EndpointSet | None:  # noqa: D102
         return await self._call(lambda: self._registry.get(key))
 
+    async def target(self, key: ServiceKey) -> ServiceKey | None:  # noqa: D102
+        return await self._call(lambda: self._registry.target(key))
+
     def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:  # noqa: D102
         return self._registry.watch(key)
 

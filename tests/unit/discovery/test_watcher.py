@@ -46,6 +46,10 @@ class PartlyBroken:
         self._check(key)
         return await self._registry.get(key)
 
+    async def target(self, key: ServiceKey) -> ServiceKey | None:
+        self._check(key)
+        return await self._registry.target(key)
+
     def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
         return self._registry.watch(key)
 

@@ -238,6 +238,9 @@ class GatedRegistry:
     async def get(self, key: ServiceKey) -> EndpointSet | None:
         return await self._call(lambda: self._registry.get(key))
 
+    async def target(self, key: ServiceKey) -> ServiceKey | None:
+        return await self._call(lambda: self._registry.target(key))
+
     def watch(self, key: ServiceKey) -> AsyncIterator[EndpointSet]:
         return self._registry.watch(key)
 

@@ -136,6 +136,37 @@ class RegistryConformance:
 
         _run(open_registry, scenario)
 
+    def test_a_key_tells_which_key_holds_its_set(self, open_registry: OpenRegistry) -> None:
+        async def scenario(registry: Registry) -> None:
+            await registry.link(NAME, KEY)
+            assert await registry.target(NAME) is None, "what it stands for has no set"
+            assert await registry.target(KEY) is None
+            await registry.publish(KEY, make_set("a"))
+            await registry.publish(OTHER, make_set())
+            assert await registry.target(NAME) == KEY
+            assert await registry.target(KEY) == KEY
+            await registry.link(NAME, OTHER)
+            assert await registry.target(NAME) == OTHER, "an empty set is one, too"
+            await registry.unlink(NAME)
+            assert await registry.target(NAME) is None
+            await registry.link(NAME, KEY)
+            await registry.publish(NAME, make_set("b"))
+            assert await registry.target(NAME) == NAME, "its own set goes before an alias"
+
+        _run(open_registry, scenario)
+
+    def test_claims_of_keys_without_a_set_are_no_keys_and_end_nothing(self, open_registry: OpenRegistry) -> None:
+        async def scenario(registry: Registry) -> None:
+            seat = ServiceKey("admin", "#broker/0123456789", 6006)
+            await registry.publish(KEY, make_set("a"))
+            given = await registry.claim([seat], "broker tls://10.0.0.7:7690#1", over=[], floor=5)
+            assert given[seat] == Claim("broker tls://10.0.0.7:7690#1", 5)
+            assert (await registry.claims())[seat] == given[seat]
+            assert await registry.keys() == [KEY]
+            assert await registry.target(seat) is None
+
+        _run(open_registry, scenario)
+
     def test_an_alias_stands_for_its_target(self, open_registry: OpenRegistry) -> None:
         async def scenario(registry: Registry) -> None:
             await registry.publish(KEY, make_set("a"))
