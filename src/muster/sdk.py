@@ -13,8 +13,9 @@
         with httpx.Client(transport=connection.service("digits").transport(), base_url="http://digits") as client:
             client.get("/healthz")
 
-It wires ``registry`` and ``balancer``, which do not know each other, and nothing else. A ``Service`` has one balancer,
-whoever uses it, so its limits hold over all its transports, tasks and threads.
+It wires ``registry``, ``balancer`` and ``broker``, and nothing else. A ``Service`` has one balancer, whoever uses it,
+so its limits hold over all its transports, tasks and threads. Where the service has a broker and the connection a token
+for it, the broker chooses, for all clients, and the balancer here whenever it is away.
 
 Who watches the registry. Async users: one task per service and event loop, made by its first user (an open transport,
 ``acquire``, ``wait_ready``) and owned by the service; it ends with the last open transport, or with
@@ -24,8 +25,10 @@ own, which watches all services and is joined by ``Connection.close``. When the 
 
 import asyncio
 import contextlib
+import os
 import random
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -45,6 +48,7 @@ from muster.balancer.status import serve_if_asked
 from muster.balancer.subscription import Subscription
 from muster.balancer.transport import AsyncMusterTransport, MusterTransport
 from muster.balancer.waiting import Gate, ThreadWaiter
+from muster.broker.link import Link, addresses
 from muster.errors import InvalidSpec, NoEndpoints, SetupError
 from muster.model.endpoint import Endpoint, ServiceKey
 from muster.model.url import shown
@@ -53,22 +57,46 @@ if TYPE_CHECKING:  # needs requests, which not everybody has
     from muster.balancer.requests_adapter import MusterAdapter, PreparedFeaturesOf
 
 
-def connect(url: str, *, account: str = "admin", status: str | None = None) -> "Connection":
+TOKEN_VARIABLE = "MUSTER_TOKEN"  # noqa: S105 a name
+
+
+def connect(
+    url: str,
+    *,
+    account: str = "admin",
+    token: str | None = None,
+    broker: str | None = None,
+    status: str | None = None,
+) -> "Connection":
     """Return a connection to the registry at ``url``; nothing is contacted until a service is used.
 
     ``status`` is an address, like ``127.0.0.1:9464``, where this process tells how it balances (docs/metrics.md);
     ``None`` is what ``MUSTER_STATUS`` says, and an empty one nowhere.
 
-    Raises ``InvalidSpec`` for a URL that names no registry, and for a ``status`` that is no address.
+    ``token`` is the account's, for its brokers (docs/broker.md); ``None`` is what ``MUSTER_TOKEN`` says, and without
+    one every client chooses by itself. ``broker`` is where they are, ``tls://HOST:7690`` or several with commas;
+    ``None`` is what the published sets say, and an empty one nowhere.
+
+    Raises ``InvalidSpec`` for a URL that names no registry, for a ``status`` or a ``broker`` that is no address.
     """
-    return Connection(url, account=account, status=status)
+    return Connection(url, account=account, token=token, broker=broker, status=status)
 
 
 class Connection:
     """A registry and the services that were asked of it; an async and a sync context manager."""
 
-    def __init__(self, url: str, *, account: str = "admin", status: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        account: str = "admin",
+        token: str | None = None,
+        broker: str | None = None,
+        status: str | None = None,
+    ) -> None:
         registry.connect(url)  # a wrong URL is refused here, not at the first request
+        self._token = os.environ.get(TOKEN_VARIABLE, "").strip() if token is None else token
+        self._brokers = None if broker is None else addresses(broker)
         self.url = url
         self.account = account
         self._services: dict[ServiceKey, Service] = {}
@@ -119,6 +147,8 @@ class Connection:
                     queue_capacity=queue_capacity,
                     wait_seconds=wait_seconds,
                     policy=policy,
+                    token=self._token,
+                    brokers=self._brokers,
                 )
             return self._services[key]
 
@@ -173,6 +203,8 @@ class Service:
         queue_capacity: int,
         wait_seconds: float,
         policy: str,
+        token: str = "",
+        brokers: Sequence[str] | None = None,
     ) -> None:
         self.key = key
         core = Balancer(
@@ -185,8 +217,9 @@ class Service:
         )
         self._gate = Gate(core, wait_seconds=wait_seconds)
         self._subscription = Subscription(f"registry {shown(url)}", lambda: registry.connect(url), key, self._gate)
-        self._by_task = TaskWatch(self._subscription.run)
-        self._by_thread = ThreadWatch(self._subscription.run, thread)
+        self._token, self._brokers = token, brokers
+        self._by_task = TaskWatch(self._follow)
+        self._by_thread = ThreadWatch(self._follow, thread)
 
     def async_transport(self, *, features: FeaturesOf | None = None) -> AsyncMusterTransport:
         """Return a transport for one ``httpx.AsyncClient``, which closes it.
@@ -298,6 +331,17 @@ class Service:
         """Stop watching and fail whoever waits; requests under way finish. For sync users."""
         self._gate.close()
         self._by_thread.stop()
+
+    async def _follow(self) -> None:
+        """Follow the registry, and the broker if there may be one, until cancelled."""
+        has_broker = bool(self._token) if self._brokers is None else bool(self._brokers)
+        if not has_broker:
+            await self._subscription.run()
+            return
+        link = Link(self._gate, self.key, self._token, urls=self._brokers)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._subscription.run())
+            group.create_task(link.run(), name="muster: ask a broker")
 
     def _options(self, **given: object) -> Options:
         said = {name: value for name, value in given.items() if value is not None}

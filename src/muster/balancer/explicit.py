@@ -92,7 +92,7 @@ def lease_at_once(gate: Gate, ask: Ask, hint: str) -> Lease:
 
     Raises ``NoEndpoints``, ``QueueTimeout`` and what a waiter raises.
     """
-    ticket = gate.ask(gate.monotonic() + gate.wait_seconds, frozenset(), _nobody_waits, ask, None)
+    ticket = gate.ask_here(gate.monotonic() + gate.wait_seconds, ask, wake=_nobody_waits)
     if ticket.lease is not None:
         return ticket.lease
     gate.give_up(ticket)

@@ -13,17 +13,20 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 from muster.balancer.call import Call
-from muster.balancer.lease import Lease
-from muster.balancer.waiting import Gate
+from muster.balancer.lease import Lease, Outcome
+from muster.balancer.waiting import AsyncWaiter, Gate
 from muster.errors import BalancerError
 from muster.model.endpoint import Endpoint
 
 T = TypeVar("T")
 
+BROKER_SECONDS = 0.05
+"""Far more than the way to a broker and back, far less than what makes a hedge worth sending."""
+
 
 async def first_of(
     first: Coroutine[Any, Any, T | None],
-    second: Callable[[], Coroutine[Any, Any, T | None] | None],
+    second: Callable[[], Awaitable[Coroutine[Any, Any, T | None] | None]],
     seconds: float,
     dispose: Callable[[T], Awaitable[None]],
 ) -> T | None:
@@ -36,7 +39,7 @@ async def first_of(
     winner: asyncio.Future[T | None] | None = None
     try:
         done, _ = await asyncio.wait(running, timeout=seconds)
-        rival = None if done else second()
+        rival = None if done else await second()
         if rival is not None:
             running.add(asyncio.ensure_future(rival))
         while running and not _has_answer(winner):
@@ -54,15 +57,26 @@ async def first_of(
     return winner.result()
 
 
-def spare_lease(gate: Gate, call: Call, busy: Endpoint) -> Lease | None:
-    """Return a lease of another replica than ``busy``, if there is one at once and the retry budget has a token."""
+async def spare_lease(gate: Gate, waiter: AsyncWaiter, call: Call, busy: Endpoint) -> Lease | None:
+    """Return a lease of another replica than ``busy``, if there is one at once and the retry budget has a token.
+
+    At once is what a broker takes to answer, where one chooses.
+    """
+    tried = call.tried | {busy.id}
+    lease: Lease | None
     try:
-        ticket = gate.ask(call.deadline, call.tried | {busy.id}, _nobody_waits, call.ask, call.since)
+        if gate.is_shared:
+            until = min(call.deadline, gate.monotonic() + BROKER_SECONDS)
+            lease = await waiter.acquire(deadline=until, tried=tried, ask=call.ask, since=call.since)
+        else:
+            ticket = gate.ask(call.deadline, tried, _nobody_waits, call.ask, call.since)
+            lease = ticket.lease
+            if lease is None:
+                gate.give_up(ticket)
     except BalancerError:
         return None
-    lease = ticket.lease
-    if lease is None or lease.endpoint.id == busy.id or not gate.may_resend():
-        gate.give_up(ticket)  # and with it the lease
+    if lease is not None and (lease.endpoint.id == busy.id or not gate.may_resend()):
+        gate.release(lease, Outcome.FAILED)
         return None
     return lease
 

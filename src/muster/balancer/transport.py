@@ -143,8 +143,8 @@ class AsyncMusterTransport(httpx.AsyncBaseTransport):
         assert call.hedge_seconds is not None
         holds = [hold]
 
-        def rival() -> Coroutine[Any, Any, httpx.Response | None] | None:
-            lease = spare_lease(self._gate, call, hold.endpoint)
+        async def rival() -> Coroutine[Any, Any, httpx.Response | None] | None:
+            lease = await spare_lease(self._gate, self._waiter, call, hold.endpoint)
             if lease is None:
                 return None
             holds.append(Hold(self._gate, self._pools, lease, call.ask.answer_by))

@@ -158,13 +158,10 @@ class Gate:
                 self._core.join(ticket, now)
             return ticket
 
-    def ask_here(
-        self, deadline: float, tried: frozenset[str], ask: Ask, since: float | None, *, wake: Callable[[], None]
-    ) -> Ticket:
-        """Ask the core itself, for an answer at once, whoever chooses else."""
+    def ask_here(self, deadline: float, ask: Ask, *, wake: Callable[[], None]) -> Ticket:
+        """Ask the core itself, which answers at once, even while somebody else chooses."""
         with self._lock:
-            now = self.monotonic()
-            return self._core.acquire(now, deadline=deadline, tried=tried, wake=wake, ask=ask, since=since)
+            return self._core.acquire(self.monotonic(), deadline=deadline, wake=wake, ask=ask)
 
     def look(self, ticket: Ticket) -> Lease | float:
         """Step three: return the lease, or until when to sleep. Raises what the core says at the deadline."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import httpx
 import pytest
@@ -281,6 +282,13 @@ def test_what_cannot_be_sent_twice_is_not_hedged() -> None:
     asyncio.run(scenario())
 
 
+Rival = Coroutine[Any, Any, str | None] | None
+
+
+async def at_once(rival: Rival) -> Rival:
+    return rival
+
+
 class TestFirstOf:
     """The race alone."""
 
@@ -296,7 +304,7 @@ class TestFirstOf:
             async def dispose(text: object) -> None:
                 disposed.append(text)
 
-            race = asyncio.ensure_future(first_of(answer("a"), lambda: answer("b"), 0.01, dispose))
+            race = asyncio.ensure_future(first_of(answer("a"), lambda: at_once(answer("b")), 0.01, dispose))
             await asyncio.sleep(0.05)
             start.set()
             assert {await race, *disposed} == {"a", "b"}
@@ -317,7 +325,7 @@ class TestFirstOf:
             async def dispose(text: object) -> None:
                 disposed.append(text)
 
-            race = asyncio.ensure_future(first_of(stubborn(), lambda: None, 0.01, dispose))
+            race = asyncio.ensure_future(first_of(stubborn(), lambda: at_once(None), 0.01, dispose))
             for _ in range(3):  # a caller may be cancelled more than once
                 await asyncio.sleep(0.005)
                 race.cancel()
@@ -348,7 +356,7 @@ class TestFirstOf:
                 await asyncio.sleep(0.01)
                 disposed.append(text)
 
-            race = asyncio.ensure_future(first_of(stubborn(), answer, 0.01, dispose))
+            race = asyncio.ensure_future(first_of(stubborn(), lambda: at_once(answer()), 0.01, dispose))
             await ending.wait()
             race.cancel()
             await disposing.wait()
@@ -369,6 +377,6 @@ class TestFirstOf:
                 raise AssertionError
 
             with pytest.raises(KeyError):
-                await first_of(fail(0.05, KeyError()), lambda: fail(0.01, ValueError()), 0.01, dispose)
+                await first_of(fail(0.05, KeyError()), lambda: at_once(fail(0.01, ValueError())), 0.01, dispose)
 
         asyncio.run(scenario())

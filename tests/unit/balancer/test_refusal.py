@@ -359,9 +359,9 @@ def test_a_call_counts_once_for_what_comes_and_keeps_its_age_when_it_goes_again(
         since: list[float | None] = []
 
         class Watching(Balancer):
-            def acquire(self, now: float, **said: Any) -> Ticket:
+            def draft(self, now: float, **said: Any) -> Ticket:
                 since.append(said["since"])
-                return super().acquire(now, **said)
+                return super().draft(now, **said)
 
         async with serving(a=refuses("over_capacity"), b=ok) as servers:
             gate = Gate(Watching("digits", random.Random(1), concurrency=1))

@@ -1,0 +1,289 @@
+"""The connection of one service's client to its broker: made, kept, lost and made again, beside the client's work.
+
+In: where brokers are said to be (``broker_url`` of the set, or the caller's own list), and the frames that they send.
+Out: a ``Seat`` that is attached to the gate, up or down. Nobody ever waits for a link: while it is down the gate
+chooses by itself, and whatever goes wrong here is logged once and tried again later.
+
+Frames of one turn of the loop are written together. The seat is used under the gate's lock, from whatever thread.
+
+Coming back. A connection that broke is made anew after a random part of a heartbeat, so that the clients of a broker
+that restarts do not all come at once; after failures the pause grows to ``LONGEST_PAUSE_SECONDS``. One that says that
+another broker serves (``standby``) is left for the next address at once. A refusal that a person has to mend (a wrong
+token, another version) is asked again only every ``REFUSED_PAUSE_SECONDS``.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import random
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import cast
+from urllib.parse import urlsplit
+
+from muster.balancer.waiting import Gate
+from muster.broker.frames import BadFrame, FrameReader, frame
+from muster.broker.messages import HEARTBEAT_SECONDS, Bye, Message
+from muster.broker.seat import Seat
+from muster.errors import BalancerError, InvalidSpec
+from muster.model.endpoint import ServiceKey
+
+CONNECT_SECONDS = 2.0
+FIRST_PAUSE_SECONDS = HEARTBEAT_SECONDS
+LONGEST_PAUSE_SECONDS = 5.0
+REFUSED_PAUSE_SECONDS = 30.0
+UNKNOWN_PAUSE_SECONDS = 1.0
+"""Between looks at a set that names no broker."""
+MOST_FRAME_BYTES = 1024 * 1024
+
+_HOPELESS = frozenset({"unauthenticated", "newer_version", "older_version", "never_starts", "not_understood"})
+
+_log = logging.getLogger(__name__)
+
+
+def addresses(urls: str) -> tuple[str, ...]:
+    """Read one address or several, separated by commas. Raises ``InvalidSpec``."""
+    found = tuple(filter(None, map(str.strip, urls.split(","))))
+    for url in found:
+        _address(url)
+    return found
+
+
+class Link:
+    """One service's; give ``run`` a task. ``urls`` is where brokers are, ``None`` for what the set says."""
+
+    def __init__(
+        self, gate: Gate, key: ServiceKey, token: str, *, urls: Sequence[str] | None = None, client: str = ""
+    ) -> None:
+        self._gate = gate
+        self._urls = urls
+        name = client or f"{socket.gethostname()}/{os.getpid()}"
+        self._seat = gate.with_core(lambda core, _: Seat(core, key, token, name))
+        self._complained = ""
+
+    async def run(self) -> None:
+        """Connect, again and again, until cancelled. A gate that has another link already is waited for."""
+        while not self._gate.attach(self._seat):  # noqa: ASYNC110 rare, and nobody waits for it
+            await asyncio.sleep(UNKNOWN_PAUSE_SECONDS)
+        try:
+            await self._keep()
+        finally:
+            self._gate.detach(self._seat)
+
+    async def _keep(self) -> None:
+        failures = turn = standby = 0
+        while True:
+            urls = await self._known()
+            url = urls[turn % len(urls)]
+            turn += 1
+            said, was_up = await self._visit(url)
+            failures = 0 if was_up else failures + 1
+            if said is not None and said.reason == "standby" and standby < len(urls) - 1:
+                standby += 1
+                continue
+            standby = 0
+            if said is not None and said.reason in _HOPELESS:
+                pause = REFUSED_PAUSE_SECONDS
+            else:
+                pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, failures // len(urls) - 1))
+            await asyncio.sleep(pause * random.uniform(0.1, 1.0))  # noqa: S311 - spreads load, hides nothing
+
+    async def _known(self) -> Sequence[str]:
+        """Return where brokers are, once that is known."""
+        while True:
+            if self._urls:
+                return self._urls
+            with contextlib.suppress(BalancerError):
+                await self._gate.wait_for_endpoints(0, UNKNOWN_PAUSE_SECONDS)
+            present = self._gate.endpoints
+            if present is not None and present.broker_url:
+                try:
+                    return addresses(present.broker_url)
+                except InvalidSpec as error:
+                    self._complain(f"the set of {self._gate.service} names no broker that can be asked: {error}")
+            await asyncio.sleep(UNKNOWN_PAUSE_SECONDS)
+
+    async def _visit(self, url: str) -> tuple[Bye | None, bool]:
+        """Be connected until that ends; return what the broker said last, and whether it was of use."""
+        loop = asyncio.get_running_loop()
+        connection = _Connection(self._gate, self._seat, url, loop)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await _open(url, connection, self._ca_pem)
+        except (OSError, TimeoutError) as error:
+            self._complain(f"the broker of {self._gate.service} cannot be reached at {url}: {_words(error)}")
+            return None, False
+        try:
+            said = await connection.ended
+        finally:
+            connection.abandon()
+        if connection.was_up:
+            _log.info("%s: without the broker at %s now: %s", self._gate.service, url, connection.why)
+            self._complained = ""
+        elif said is None or said.reason != "standby":
+            self._complain(f"the broker of {self._gate.service} at {url}: {connection.why}")
+        return said, connection.was_up
+
+    @property
+    def _ca_pem(self) -> str | None:
+        present = self._gate.endpoints
+        return present.ca_pem if present else None
+
+    def _complain(self, why: str) -> None:
+        if why != self._complained:
+            self._complained = why
+            _log.warning("%s; choosing without it", why)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection. ``ended`` is what the broker said last, ``None`` if it just ended; ``why`` says it in words."""
+
+    def __init__(self, gate: Gate, seat: Seat, url: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.ended: asyncio.Future[Bye | None] = loop.create_future()
+        self.was_up = False
+        self.why = "the connection ended"
+        self._gate = gate
+        self._seat = seat
+        self._url = url
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._reader = FrameReader(MOST_FRAME_BYTES)
+        self._transport: asyncio.Transport | None = None
+        self._out: deque[bytes] = deque()
+        self._is_flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Introduce oneself."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not of its class
+        self._gate.with_core(lambda _, now: self._seat.connected(self._url, self._send, now))
+        self._set_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on what the broker says."""
+        try:
+            said = self._gate.with_core(functools.partial(self._take, data))
+        except BadFrame as error:
+            self._finish(None, f"it is not understood: {error}")
+            return
+        self.was_up = self.was_up or self._seat.is_up
+        if said is not None:
+            self._finish(said, f"it said {said.reason}: {said.message}")
+        else:
+            self._set_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Go on without it, at once."""
+        self._gate.with_core(lambda _, now: self._seat.lost(now))
+        self._finish(None, str(exc or "") or "the connection ended")
+
+    def abandon(self) -> None:
+        """End the connection, and go on without it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None and not self._transport.is_closing():
+            self._gate.with_core(lambda _, now: self._seat.lost(now))
+            self._transport.abort()
+
+    def _take(self, data: bytes, _: object, now: float) -> Bye | None:
+        for message in self._reader.feed(data):
+            said = self._seat.take(message, now)
+            if said is not None:
+                return said
+        return None
+
+    def _finish(self, said: Bye | None, why: str) -> None:
+        if not self.ended.done():
+            self.why = why
+            self.ended.set_result(said)
+
+    # Sending, from any thread.
+
+    def _send(self, message: Message) -> None:
+        self._out.append(frame(message))
+        if self._is_flushing:
+            return
+        self._is_flushing = True
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(self._flush)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and its connections with it
+                self._loop.call_soon_threadsafe(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        pieces = []
+        while self._out:
+            pieces.append(self._out.popleft())
+        if pieces and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(pieces))
+
+    # The timer.
+
+    def _set_timer(self) -> None:
+        when = self._seat.next_tick
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return  # it looks again then
+            self._timer.cancel()
+        ahead = when - self._gate.monotonic()
+        self._timer = self._loop.call_at(self._loop.time() + max(0.0, min(ahead, 3600.0)), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._gate.with_core(lambda _, now: self._seat.tick(now)):
+            self.was_up = self.was_up or self._seat.is_up
+            self._set_timer()
+        else:
+            self._gate.with_core(lambda _, now: self._seat.lost(now))
+            self._finish(None, f"nothing was heard of it for {HEARTBEAT_SECONDS:g} s")
+
+
+async def _open(url: str, connection: _Connection, ca_pem: str | None) -> None:
+    loop = asyncio.get_running_loop()
+    scheme, host, port = _address(url)
+    if scheme == "unix":
+        await loop.create_unix_connection(lambda: connection, host)
+    elif scheme == "tcp":
+        await loop.create_connection(lambda: connection, host, port)
+    else:
+        await loop.create_connection(
+            lambda: connection,
+            host,
+            port,
+            ssl=_context(ca_pem),
+            server_hostname=host,
+            ssl_handshake_timeout=CONNECT_SECONDS,
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def _context(ca_pem: str | None) -> ssl.SSLContext:
+    """Trust the set's own authority, and the system's as usual."""
+    context = ssl.create_default_context()
+    if ca_pem is not None:
+        context.load_verify_locations(cadata=ca_pem)
+    return context
+
+
+def _address(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port, or ``unix`` and a path. Raises ``InvalidSpec``."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "unix" and parts.path:
+            return "unix", parts.path, 0
+        if parts.scheme in {"tls", "tcp"} and parts.hostname and parts.port:
+            return parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        pass
+    raise InvalidSpec("broker", f"{url!r} is no address of a broker: write tls://HOST:7690")
+
+
+def _words(error: BaseException) -> str:
+    return "it takes too long" if isinstance(error, TimeoutError) else str(error)
