@@ -156,7 +156,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._out: deque[bytes] = deque()
         self._is_flushing = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Introduce oneself."""
@@ -229,9 +230,10 @@ class _Connection(asyncio.Protocol):
     def _set_timer(self) -> None:
         when = self._seat.next_tick
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._due_at <= when:
                 return  # it looks again then
             self._timer.cancel()
+        self._due_at = when
         ahead = when - self._gate.monotonic()
         self._timer = self._loop.call_at(self._loop.time() + max(0.0, min(ahead, 3600.0)), self._tick)
 
