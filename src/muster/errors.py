@@ -33,6 +33,9 @@
     │  │  └─ CannotMeetDeadline    nor would one be: refused at once, so try again later or with more time
     │  ├─ NeverFits              it demands more of a budget than any replica has
     │  └─ QueueCancelled         an operator took it out of the queue: ask them before trying again
+    ├─ BrokerError
+    │  ├─ BrokerUnavailable      no broker that serves this can be asked: start it, or try again
+    │  └─ BrokerRefused          it does not know the token or the service, or speaks another version
     ├─ ApiError                  our HTTP API refused a call; ``code``, ``msg`` and ``request_id`` tell why
     ├─ ApiUnavailable            our HTTP API does not answer: start the server, or try again
     └─ SetupError                a process cannot start; its one-line message says what to do
@@ -215,6 +218,18 @@ class NeverFits(BalancerError):
 
 class QueueCancelled(BalancerError):
     """An operator took the waiting request out of the queue (``muster queue cancel``); nothing was sent."""
+
+
+class BrokerError(MusterError):
+    """A broker did not answer what a person asked it; requests go on without one."""
+
+
+class BrokerUnavailable(BrokerError):
+    """No broker that serves the service can be asked now; the message names each that was tried."""
+
+
+class BrokerRefused(BrokerError):
+    """A broker refuses: the token, the service, or the version of the protocol; the message is its own."""
 
 
 class ApiError(MusterError):

@@ -24,9 +24,9 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import cast
-from urllib.parse import urlsplit
 
 from muster.balancer.waiting import Gate
+from muster.broker.address import read_address
 from muster.broker.frames import BadFrame, FrameReader, frame
 from muster.broker.messages import HEARTBEAT_SECONDS, Bye, Message
 from muster.broker.seat import Seat
@@ -50,7 +50,7 @@ def addresses(urls: str) -> tuple[str, ...]:
     """Read one address or several, separated by commas. Raises ``InvalidSpec``."""
     found = tuple(filter(None, map(str.strip, urls.split(","))))
     for url in found:
-        _address(url)
+        read_address(url, "broker")
     return found
 
 
@@ -248,21 +248,31 @@ class _Connection(asyncio.Protocol):
 
 
 async def _open(url: str, connection: _Connection, ca_pem: str | None) -> None:
-    loop = asyncio.get_running_loop()
-    scheme, host, port = _address(url)
-    if scheme == "unix":
-        await loop.create_unix_connection(lambda: connection, host)
-    elif scheme == "tcp":
-        await loop.create_connection(lambda: connection, host, port)
+    loop, at = asyncio.get_running_loop(), read_address(url, "broker")
+    if at.scheme == "unix":
+        await loop.create_unix_connection(lambda: connection, at.path)
+    elif at.scheme == "tcp":
+        await loop.create_connection(lambda: connection, at.host, at.port)
     else:
+        tls = _context(ca_pem)
         await loop.create_connection(
             lambda: connection,
-            host,
-            port,
-            ssl=_context(ca_pem),
-            server_hostname=host,
+            at.host,
+            at.port,
+            ssl=tls,
+            server_hostname=at.host,
             ssl_handshake_timeout=CONNECT_SECONDS,
         )
+
+
+async def open_streams(url: str, ca_pem: str | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a broker for a question or two. Raises ``OSError``."""
+    at = read_address(url, "broker")
+    if at.scheme == "unix":
+        return await asyncio.open_unix_connection(at.path)
+    if at.scheme == "tcp":
+        return await asyncio.open_connection(at.host, at.port)
+    return await asyncio.open_connection(at.host, at.port, ssl=_context(ca_pem), server_hostname=at.host)
 
 
 @functools.lru_cache(maxsize=8)
@@ -272,19 +282,6 @@ def _context(ca_pem: str | None) -> ssl.SSLContext:
     if ca_pem is not None:
         context.load_verify_locations(cadata=ca_pem)
     return context
-
-
-def _address(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port, or ``unix`` and a path. Raises ``InvalidSpec``."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme == "unix" and parts.path:
-            return "unix", parts.path, 0
-        if parts.scheme in {"tls", "tcp"} and parts.hostname and parts.port:
-            return parts.scheme, parts.hostname, parts.port
-    except ValueError:
-        pass
-    raise InvalidSpec("broker", f"{url!r} is no address of a broker: write tls://HOST:7690")
 
 
 def _words(error: BaseException) -> str:

@@ -30,6 +30,7 @@ from muster.cli import (
     lb,
     machines,
     pool,
+    queue,
     registry,
     rollout,
     ssh,
@@ -102,6 +103,7 @@ app.add_typer(machines.machines)
 app.add_typer(ca.ca)
 app.add_typer(registry.registry)
 app.add_typer(lb.lb)
+app.add_typer(queue.queue)
 
 
 def main() -> None:

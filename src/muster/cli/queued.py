@@ -1,0 +1,167 @@
+"""What ``queue show`` and ``queue cancel`` do: find a service's broker, ask it, and tell what it says.
+
+Tenants and clients name themselves, so nothing of it reaches a terminal but printable characters.
+"""
+
+import asyncio
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from muster import registry
+from muster.balancer.statistics import TenantStatistics
+from muster.broker import inspect
+from muster.broker.inspect import Queue, Waiting, Where
+from muster.broker.link import addresses
+from muster.cli.connection import resolve
+from muster.cli.view import Column, Format, note, print_json, print_table, say
+from muster.client import Client
+from muster.errors import MusterError, NotFound, SetupError
+from muster.model.endpoint import EndpointSet, ServiceKey
+from muster.model.url import shown
+
+WATCH_SECONDS = 1.0
+_CLEAR = "\x1b[H\x1b[2J"
+_MOST_ROWS = 50
+
+ASKS: tuple[Column[Waiting], ...] = (
+    Column("ASK", lambda row: row.ask, is_number=True),
+    Column("TENANT", lambda row: _plain(row.tenant) or "-"),
+    Column("PRIORITY", lambda row: row.priority, is_number=True),
+    Column("WAITS FOR", lambda row: _seconds(row.waited_seconds), is_number=True),
+    Column("LEFT", lambda row: _seconds(row.seconds_left), is_number=True),
+    Column("TAKES", lambda row: _seconds(row.cost_seconds), is_number=True),
+    Column("CLIENT", lambda row: _plain(row.client) or "-"),
+)
+TENANTS: tuple[Column[TenantStatistics], ...] = (
+    Column("TENANT", lambda row: _plain(row.tenant) or "-"),
+    Column("WAITING", lambda row: row.waiting, is_number=True),
+    Column("OLDEST", lambda row: _seconds(row.oldest_seconds), is_number=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A service, and whom to ask for its broker: ``broker`` itself, a registry, or the API."""
+
+    service: str
+    port: int
+    account: str
+    registry: str | None
+    broker: str | None
+    api: str | None = None
+    token_file: Path | None = None
+    home: Path | None = None
+
+
+def show_queue(asked: Asked, output: Format, *, is_watching: bool) -> None:
+    """Print a service's queue, once or each second for ever. Raises ``MusterError`` at the first look."""
+    found = _find(asked)
+    _print(_look(found), output, is_live=is_watching)
+    said = ""
+    while is_watching:
+        time.sleep(WATCH_SECONDS)
+        try:
+            seen = _look(found)
+        except MusterError as error:
+            if str(error) != said:
+                said = str(error)
+                note(f"{said}\nwaiting for it")
+            continue
+        said = ""
+        _print(seen, output, is_live=True)
+
+
+def cancel_asks(asked: Asked, conditions: Mapping[str, object]) -> None:
+    """Take asks out of the queue, and say how many."""
+    found = _find(asked)
+    count = asyncio.run(inspect.evict(found, conditions))
+    say(f"{count} {'request' if count == 1 else 'requests'} taken out of the queue of {found.key.service}")
+
+
+def _look(where: Where) -> Queue:
+    return asyncio.run(inspect.show(where))
+
+
+def _find(asked: Asked) -> Where:
+    """Find the broker. Raises ``NotFound`` where there is none, and ``SetupError`` where there is no token for it."""
+    key = ServiceKey(asked.account, asked.service, asked.port)
+    if asked.registry or asked.broker:
+        token = _own_token(asked)
+        present = asyncio.run(_published(asked.registry, key)) if asked.registry else None
+    else:
+        url, token = resolve(os.environ, api=asked.api, token_file=asked.token_file, home=asked.home)
+        with Client(url, token) as client:
+            present = client.endpoints(asked.service, asked.port)
+            key = ServiceKey(client.me().name, asked.service, asked.port)
+    urls = asked.broker or (present.broker_url if present is not None else None)
+    if not urls:
+        raise NotFound(
+            "broker",
+            asked.service,
+            f"{asked.service} has no broker: its clients choose by themselves, each with a queue of its own; "
+            "see them with `muster lb show`, or give them a broker (docs/broker.md)",
+        )
+    return Where(addresses(urls), None if present is None else present.ca_pem, key, token)
+
+
+def _own_token(asked: Asked) -> str:
+    """Return the token; the API's address is of no importance where a registry is read."""
+    if asked.token_file is None and not os.environ.get("MUSTER_TOKEN"):
+        try:
+            return resolve(os.environ, home=asked.home)[1]
+        except SetupError:
+            raise SetupError("no token for the broker: set MUSTER_TOKEN or use --token-file") from None
+    return resolve(os.environ, token_file=asked.token_file)[1]
+
+
+async def _published(url: str, key: ServiceKey) -> EndpointSet:
+    opened = registry.connect(url)
+    try:
+        found = await opened.get(key)
+        if found is None:
+            known = ", ".join(_plain(each) for each in (await opened.keys())[:20]) or "nothing"
+            raise NotFound("service", key.service, f"{shown(url)} knows no {key}; it holds {known}")
+        return found
+    finally:
+        await opened.aclose()
+
+
+def _print(found: Queue, output: Format, *, is_live: bool) -> None:
+    if output is Format.JSON:
+        print_json({"broker": shown(found.broker), **found.value}, is_line=is_live)
+        return
+    if is_live and sys.stdout.isatty():
+        say(_CLEAR)
+    it = found.statistics
+    wait = it.expected_wait_seconds
+    say(_plain(it.service))
+    say(f"broker   {_plain(shown(found.broker))}, {found.clients} connections (this one is among them)")
+    would = f"a request would wait {_seconds(wait)} now" if math.isfinite(wait) else "a request would wait in vain"
+    say(f"queue    {found.waiting_num} waiting, {would}")
+    slots = sum(each.limit for each in it.replicas if not each.is_leaving)
+    say(f"running  {it.in_flight} requests, {len(it.replicas)} replicas with {slots} slots")
+    if it.tenants:
+        say("")
+        print_table(it.tenants, TENANTS)
+    if found.waiting:
+        say("")
+        print_table(found.waiting[:_MOST_ROWS], ASKS)
+        if found.waiting_num > _MOST_ROWS:
+            say(f"and {found.waiting_num - _MOST_ROWS} younger ones; -o json shows up to {len(found.waiting)}")
+    if is_live and not sys.stdout.isatty():
+        say("")
+
+
+def _seconds(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "for ever"
+    return f"{seconds * 1000:.0f} ms" if abs(seconds) < 1 else f"{seconds:.1f} s"
+
+
+def _plain(value: object) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(value))
