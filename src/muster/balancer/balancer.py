@@ -158,10 +158,11 @@ class Balancer:
     def join(self, ticket: Ticket, now: float, *, is_kept: bool = False) -> None:
         """Give a ticket a lease or a place in the queue; raises as ``acquire`` does.
 
-        ``is_kept``: it has waited elsewhere, and a queue that is full is no reason to lose it.
+        ``is_kept``: it was taken in elsewhere, so a queue that is full is no reason to lose it, nor a forecast; and it
+        tells nothing of how many come.
         """
         deadline = ticket.deadline
-        self._admission.assess(ticket, now, is_new=ticket.is_new)
+        self._admission.assess(ticket, now, is_new=ticket.is_new and not is_kept)
         if not self._queue and self._grant(ticket, now):
             return
         if deadline <= now:
@@ -175,7 +176,7 @@ class Balancer:
         self._dispatch(now)
         if ticket.lease is None:
             self._unmet += 1
-            too_late = self._admission.too_late(ticket, now)
+            too_late = None if is_kept else self._admission.too_late(ticket, now)
             if too_late is not None:
                 self.give_up(ticket, now)
                 raise too_late

@@ -46,6 +46,10 @@ class Remote(Protocol):
         """Say that the ticket's lease is used from now on; ``False`` if it is too late for that, and it waits again."""
         ...
 
+    def took(self, lease: Lease, now: float) -> None:
+        """Say that the core here has given a lease, past it."""
+        ...
+
     def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
         """Say that a lease has ended; one that is unknown there is no error."""
         ...

@@ -148,7 +148,7 @@ class Gate:
     def ask(
         self, deadline: float, tried: frozenset[str], wake: Callable[[], None], ask: Ask, since: float | None
     ) -> Ticket:
-        """Step one of a waiter."""
+        """Step one of a waiter. A lease that the ticket has is taken by ``look``, which tells whoever gave it."""
         with self._lock:
             now = self.monotonic()
             ticket = self._core.draft(now, deadline=deadline, tried=tried, wake=wake, ask=ask, since=since)
@@ -161,7 +161,11 @@ class Gate:
     def ask_here(self, deadline: float, ask: Ask, *, wake: Callable[[], None]) -> Ticket:
         """Ask the core itself, which answers at once, even while somebody else chooses."""
         with self._lock:
-            return self._core.acquire(self.monotonic(), deadline=deadline, wake=wake, ask=ask)
+            now = self.monotonic()
+            ticket = self._core.acquire(now, deadline=deadline, wake=wake, ask=ask)
+            if ticket.lease is not None and self._remote is not None:
+                self._remote.took(ticket.lease, now)
+            return ticket
 
     def look(self, ticket: Ticket) -> Lease | float:
         """Step three: return the lease, or until when to sleep. Raises what the core says at the deadline."""
@@ -224,8 +228,6 @@ class AsyncWaiter:
         """
         bell = _Bell(asyncio.get_running_loop())
         ticket = self._gate.ask(deadline, tried, bell.ring, ask, since)
-        if ticket.lease is not None:
-            return ticket.lease
         try:
             while not isinstance(found := self._gate.look(ticket), Lease):
                 await bell.sleep(found - self._gate.monotonic())
@@ -252,8 +254,6 @@ class ThreadWaiter:
         """Return a lease, blocking until ``deadline`` (of the gate's clock) for one; raises as ``AsyncWaiter`` does."""
         woken = threading.Event()
         ticket = self._gate.ask(deadline, tried, woken.set, ask, since)
-        if ticket.lease is not None:
-            return ticket.lease
         try:
             while not isinstance(found := self._gate.look(ticket), Lease):
                 woken.wait(max(0.0, min(found - self._gate.monotonic(), threading.TIMEOUT_MAX)))

@@ -36,14 +36,31 @@ from muster.balancer.statistics_json import service_value
 from muster.balancer.ticket import Ticket
 from muster.broker import messages
 from muster.broker.frames import BadFrame
-from muster.broker.messages import HEARTBEAT_SECONDS, MOST_HELD, START_SECONDS, Bye, Grant, Hello, Message, Welcome
+from muster.broker.messages import (
+    HEARTBEAT_SECONDS,
+    MOST_HELD,
+    MOST_TOLD,
+    START_SECONDS,
+    Bye,
+    Grant,
+    Hello,
+    Message,
+    Welcome,
+)
 from muster.errors import BalancerError, InvalidAsk, QueueCancelled, QueueFull
 from muster.model.endpoint import Endpoint, EndpointSet
 
 MOST_SHOWN = 1000
 MOST_UNSTARTED = 8
-"""Grants in a row that a client does not start before it is sent away: each kept a slot idle for two seconds."""
-LONGEST_WAIT_SECONDS = 86400.0
+"""Grants in a row that a client which talks does not start: each kept a slot idle for two seconds. Then it has to go.
+
+One that says nothing meanwhile may be paused, and is judged by its silence (``server.py``).
+"""
+LATE_SECONDS = 0.1
+"""A broker that looks at a due grant so much too late was paused itself, and ``start`` may lie unread: it reads first,
+for as long again."""
+MOST_OVER = 64
+"""Deadlines of asks that are over may be kept in any number up to this, and up to those of asks that are not."""
 
 
 class Visitor(Protocol):
@@ -95,7 +112,8 @@ class _Visit:
     late: dict[int, _Given] = field(default_factory=dict)
     later: dict[int, _Given] = field(default_factory=dict)
     never_started: int = 0
-    told: set[tuple[str, str]] = field(default_factory=set)
+    heard_at: float = -math.inf
+    told: dict[str, Endpoint] = field(default_factory=dict)
 
 
 class Desk:
@@ -120,6 +138,7 @@ class Desk:
         self._woken: list[_Asked] = []
         self._deadlines: list[tuple[float, int, _Asked]] = []
         self._unstarted: deque[tuple[float, _Given]] = deque()
+        self._reads_until = -math.inf
         self._numbers = itertools.count(1)
 
     @property
@@ -158,8 +177,14 @@ class Desk:
         visitor.send(messages.welcome(Welcome(self._broker, now, ready_seconds)))
 
     def take(self, visitor: Visitor, message: Message) -> None:
-        """Do what a visitor says. Raises ``BadFrame``: nobody can go on with it then, so it has to ``leave``."""
-        visit = self._visits[visitor]
+        """Do what a visitor says. Raises ``BadFrame``: nobody can go on with it then, so it has to ``leave``.
+
+        What one says that has left, or was dismissed, is passed over.
+        """
+        visit = self._visits.get(visitor)
+        if visit is None:
+            return
+        visit.heard_at = self._monotonic()
         match message["type"]:
             case "ask":
                 self._ask(visit, message)
@@ -189,17 +214,23 @@ class Desk:
         if visit is None:
             return
         now = self._monotonic()
-        for asked in visit.asked.values():
-            self._core.give_up(asked.ticket, now)
-        visit.asked.clear()
+        self._forget_asks(visit, now)
         for given in list(visit.given.values()):
             self._end(given, Outcome.FAILED, now)
         self._flush()
 
     def close(self, said: Bye) -> None:
-        """Take leave of everybody."""
+        """Take leave of everybody; nobody gets what another one held, since those requests go on."""
+        now = self._monotonic()
+        for visit in self._visits.values():
+            self._forget_asks(visit, now)
         for visitor in list(self._visits):
             self._dismiss(visitor, said)
+
+    def _forget_asks(self, visit: _Visit, now: float) -> None:
+        for asked in visit.asked.values():
+            self._core.give_up(asked.ticket, now)
+        visit.asked.clear()
 
     def _dismiss(self, visitor: Visitor, said: Bye) -> None:
         visitor.send(messages.bye(said))
@@ -211,14 +242,14 @@ class Desk:
     @property
     def next_tick(self) -> float:
         """When ``tick`` is worth calling although nothing happened; infinity when never."""
-        while self._deadlines and self._deadlines[0][2].id not in self._deadlines[0][2].visit.asked:
+        while self._deadlines and not _is_waiting(self._deadlines[0][2]):
             heapq.heappop(self._deadlines)
         while self._unstarted and (self._unstarted[0][1].is_started or self._unstarted[0][1].is_over):
             self._unstarted.popleft()
         return min(
             self._core.next_change if self._core.waiting else math.inf,
             self._deadlines[0][0] if self._deadlines else math.inf,
-            self._unstarted[0][0] + START_SECONDS if self._unstarted else math.inf,
+            max(self._unstarted[0][0] + START_SECONDS, self._reads_until) if self._unstarted else math.inf,
             math.inf if self._is_settled else self._settled_at,
         )
 
@@ -230,17 +261,28 @@ class Desk:
             if self._pending is not None:
                 self._core.update(self._pending, now)
                 self._pending = None
-        while self._unstarted and self._unstarted[0][0] + START_SECONDS <= now:
-            _, given = self._unstarted.popleft()
-            if not given.is_started and not given.is_over:
-                self._take_back(given, now)
+        self._take_back_due(now)
         self._core.tick(now)
         self._flush()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, asked = heapq.heappop(self._deadlines)
-            if asked.visit.asked.get(asked.id) is asked:
+            if _is_waiting(asked):
                 del asked.visit.asked[asked.id]
                 self._refuse(asked.visit, asked.id, self._core.time_out(asked.ticket, now))
+
+    def _take_back_due(self, now: float) -> None:
+        while self._unstarted and self._unstarted[0][0] + START_SECONDS <= now:
+            given_at, given = self._unstarted[0]
+            if not given.is_started and not given.is_over:
+                due_at = given_at + START_SECONDS
+                if now - due_at > LATE_SECONDS and self._reads_until < due_at:
+                    self._reads_until = now + LATE_SECONDS
+                if now < self._reads_until:
+                    return
+                self._unstarted.popleft()
+                self._take_back(given, given_at, now)
+            else:
+                self._unstarted.popleft()
 
     # ── what visitors say ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -249,6 +291,8 @@ class Desk:
         ask_id = messages.read_id(message)
         if ask_id in visit.asked or ask_id in visit.given:
             raise BadFrame(f"ask: {ask_id} is in use: count up")
+        visit.late.pop(ask_id, None)  # it knows, or it would not use the number again
+        visit.later.pop(ask_id, None)
         try:
             wanted = messages.read_ask(message, now)
         except InvalidAsk as error:
@@ -263,14 +307,14 @@ class Desk:
         try:
             asked.ticket = self._core.draft(
                 now,
-                deadline=now + min(wanted.wait_seconds, LONGEST_WAIT_SECONDS),
+                deadline=now + wanted.wait_seconds,
                 tried=wanted.tried,
                 wake=lambda: self._woken.append(asked),
                 ask=wanted.ask,
                 since=now - wanted.waited_seconds,
             )
             asked.ticket.is_new = wanted.is_new
-            self._core.join(asked.ticket, now)
+            self._core.join(asked.ticket, now, is_kept=wanted.is_kept)
         except BalancerError as error:
             self._refuse(visit, ask_id, error)
             return
@@ -278,6 +322,9 @@ class Desk:
             self._give(asked, asked.ticket.lease, now)
         else:
             visit.asked[ask_id] = asked
+            if len(self._deadlines) > 2 * self._core.waiting + MOST_OVER:
+                self._deadlines = [each for each in self._deadlines if _is_waiting(each[2])]
+                heapq.heapify(self._deadlines)
             heapq.heappush(self._deadlines, (asked.ticket.deadline, asked.number, asked))
 
     def _start(self, visit: _Visit, ask_id: int) -> None:
@@ -340,7 +387,8 @@ class Desk:
             now = self._monotonic()
             for asked in woken:
                 lease = asked.ticket.lease
-                if lease is not None and asked.visit.asked.pop(asked.id, None) is asked:
+                if lease is not None and _is_waiting(asked):
+                    del asked.visit.asked[asked.id]
                     self._give(asked, lease, now)
 
     def _give(self, asked: _Asked, lease: Lease, now: float) -> None:
@@ -349,9 +397,11 @@ class Desk:
         visit.given[asked.id] = given
         self._unstarted.append((now, given))
         endpoint = lease.endpoint
-        is_known = (endpoint.id, endpoint.url) in visit.told
+        is_known = visit.told.get(endpoint.id) == endpoint
         if not is_known:
-            visit.told.add((endpoint.id, endpoint.url))
+            if len(visit.told) >= MOST_TOLD and endpoint.id not in visit.told:
+                visit.told.clear()
+            visit.told[endpoint.id] = endpoint
         visit.visitor.send(
             messages.grant(
                 Grant(asked.id, endpoint.id, now, None if is_known else endpoint, is_told=lease.health.failures > 0)
@@ -366,12 +416,14 @@ class Desk:
             return  # closing
         visit.given[ask_id] = _Given(visit, ask_id, lease, ask, is_started=True)
 
-    def _take_back(self, given: _Given, now: float) -> None:
+    def _take_back(self, given: _Given, given_at: float, now: float) -> None:
         self._end(given, Outcome.FAILED, now)
         visit = given.visit
         visit.late[given.id] = given
+        if len(visit.late) > MOST_HELD:
+            del visit.late[next(iter(visit.late))]
         visit.visitor.send(messages.returned(given.id))
-        visit.never_started += 1
+        visit.never_started += visit.heard_at > given_at
         if visit.never_started >= MOST_UNSTARTED:
             said = (
                 f"the last {MOST_UNSTARTED} grants were not started within {START_SECONDS:g} s each: "
@@ -408,8 +460,10 @@ class Desk:
         ``all``; of several conditions all have to hold.
         """
         conditions = {name: message.get(name) for name in ("ask", "tenant", "older_than", "all")}
-        given = {name: value for name, value in conditions.items() if value is not None and value is not False}
-        if not given:
+        given = {name: value for name, value in conditions.items() if value is not None}
+        if not isinstance(given.get("all", True), bool):
+            raise BadFrame("evict: all is neither true nor false")
+        if not given.pop("all", False) and not given:
             raise BadFrame("evict: say which: ask, tenant, older_than or all")
         now = self._monotonic()
         gone = [each for each in self._waiting() if _is_meant(each, given, now)]
@@ -428,9 +482,13 @@ class Desk:
         return [asked for visit in self._visits.values() for asked in visit.asked.values()]
 
 
+def _is_waiting(asked: _Asked) -> bool:
+    return asked.visit.asked.get(asked.id) is asked
+
+
 def _is_meant(asked: _Asked, conditions: dict[str, Any], now: float) -> bool:
     older_than = conditions.get("older_than", -math.inf)
-    if not isinstance(older_than, int | float):
+    if isinstance(older_than, bool) or not isinstance(older_than, int | float):
         raise BadFrame("evict: older_than is no number of seconds")
     return (
         conditions.get("ask", asked.number) == asked.number

@@ -38,6 +38,14 @@ MOST_HELD = 4096
 """Asks and leases that one connection can have at once; their numbers fit into a frame."""
 HELD_PER_FRAME = 32
 """With an endpoint of some 400 bytes and sixteen features each they fit, too."""
+MOST_TOLD = 1024
+"""Endpoints that both sides remember on one connection; one more that is new, and both forget those before it."""
+MOST_SAID = 1000
+"""Characters of a text for people: it may quote what a client sent, which may fill a frame."""
+LONGEST_SECONDS = 86400.0 * 30
+"""A request that has lasted longer is taken to have lasted so long: what is learned of it is only ever a number."""
+LONGEST_WAIT_SECONDS = 86400.0
+SHORTEST_BEAT_SECONDS, LONGEST_BEAT_SECONDS = 0.05, 60.0
 
 Message = dict[str, Any]
 
@@ -70,7 +78,10 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An ask. ``wait_seconds`` bounds the wait for a grant, ``waited_seconds`` is how long the call has lasted."""
+    """An ask. ``wait_seconds`` bounds the wait for a grant, ``waited_seconds`` is how long the call has lasted.
+
+    ``is_kept``: it has waited elsewhere, or had a grant, and a queue that is full is no reason to lose it.
+    """
 
     id: int
     ask: Ask
@@ -78,6 +89,7 @@ class Wanted:
     waited_seconds: float = 0.0
     tried: frozenset[str] = frozenset()
     is_new: bool = True
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +126,16 @@ def hold(held: Iterable[Held]) -> Message:
 
 def ask(wanted: Wanted, now: float) -> Message:
     """Ask for a slot; ``now`` is of the clock that ``answer_by`` is of."""
-    message: Message = {"type": "ask", "id": wanted.id, "within": wanted.wait_seconds, **_said(wanted.ask, now)}
+    within = min(max(0.0, wanted.wait_seconds), LONGEST_WAIT_SECONDS)
+    message: Message = {"type": "ask", "id": wanted.id, "within": within, **_said(wanted.ask, now)}
     if wanted.waited_seconds > 0.001:
         message["waited"] = wanted.waited_seconds
     if wanted.tried:
         message["tried"] = sorted(wanted.tried)
     if not wanted.is_new:
         message["again"] = True
+    if wanted.is_kept:
+        message["kept"] = True
     return message
 
 
@@ -193,10 +208,11 @@ def read_ask(message: Message, now: float) -> Wanted:
     return Wanted(
         id=_count(message, "id"),
         ask=_read_said(message, now),
-        wait_seconds=_seconds(message, "within"),
-        waited_seconds=max(0.0, _seconds(message, "waited", 0.0)),
+        wait_seconds=min(_seconds(message, "within"), LONGEST_WAIT_SECONDS),
+        waited_seconds=_lasted(message, "waited"),
         tried=frozenset(tried),
-        is_new=not message.get("again", False),
+        is_new=message.get("again") is not True,
+        is_kept=message.get("kept") is True,
     )
 
 
@@ -290,7 +306,8 @@ def grant(given: Grant) -> Message:
 
 def refuse(ask_id: int, error: BalancerError | InvalidAsk) -> Message:
     """Say why an ask gets nothing."""
-    message: Message = {"type": "refuse", "id": ask_id, "reason": _reason_of(error), "message": str(error)}
+    text = str(error)[:MOST_SAID]
+    message: Message = {"type": "refuse", "id": ask_id, "reason": _reason_of(error), "message": text}
     if isinstance(error, QueueTimeout):
         message["waited"] = error.waited_seconds
     if isinstance(error, CannotMeetDeadline):
@@ -310,7 +327,7 @@ def pulse(time: float) -> Message:
 
 def bye(said: Bye) -> Message:
     """Take leave."""
-    return {"type": "bye", "reason": said.reason, "message": said.message, "url": said.url}
+    return {"type": "bye", "reason": said.reason, "message": said.message[:MOST_SAID], "url": said.url}
 
 
 def read_welcome(message: Message) -> Welcome:
@@ -319,7 +336,9 @@ def read_welcome(message: Message) -> Welcome:
         broker=_text(message, "broker", ""),
         time=_seconds(message, "time"),
         ready_seconds=max(0.0, _seconds(message, "ready", 0.0)),
-        heartbeat_seconds=max(0.05, _seconds(message, "heartbeat", HEARTBEAT_SECONDS)),
+        heartbeat_seconds=min(
+            max(SHORTEST_BEAT_SECONDS, _seconds(message, "heartbeat", HEARTBEAT_SECONDS)), LONGEST_BEAT_SECONDS
+        ),
     )
 
 
@@ -416,7 +435,7 @@ def _held(value: Any) -> Held:
         id=_count(value, "id"),
         endpoint=_endpoint(value.get("endpoint")),
         ask=said,
-        seconds=max(0.0, _seconds(value, "seconds", 0.0)),
+        seconds=_lasted(value, "seconds"),
     )
 
 
@@ -446,6 +465,10 @@ def _seconds(message: Message, name: str, default: float | None = None) -> float
     if value is None or not _is_number(value):
         raise BadFrame(f"{message.get('type', 'held')}: {name} {_shown(value)} is no number of seconds")
     return float(value)
+
+
+def _lasted(message: Message, name: str) -> float:
+    return min(max(0.0, _seconds(message, name, 0.0)), LONGEST_SECONDS)
 
 
 def _is_number(value: Any) -> bool:

@@ -12,12 +12,15 @@ and leases go on. So nothing a broker does, or does not do, fails a request.
 
 A grant that arrives late is not used: the broker takes it back ``START_SECONDS`` after it gave it, and gives the slot
 to somebody else. How old a grant is at most follows from the heartbeats, without clocks that agree: the broker stamped
-its time into an answer to what was sent at our time t, so its clock was ahead of ours by no more than stamp - t.
+its time into an answer to what was sent at our time t, so its clock was ahead of ours by no more than stamp - t. The
+least of that over the last seconds counts, since clocks do drift.
+
+What cannot be said to a broker is decided here: a lease or an ask beyond ``MOST_HELD``, and an ask that fills a frame.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
 from muster.balancer.ask import Ask
@@ -27,7 +30,17 @@ from muster.balancer.report import LoadReport
 from muster.balancer.ticket import Ticket
 from muster.broker import messages
 from muster.broker.frames import BadFrame
-from muster.broker.messages import HELD_PER_FRAME, START_SECONDS, Bye, Held, Hello, Message, Wanted
+from muster.broker.messages import (
+    HELD_PER_FRAME,
+    MOST_HELD,
+    MOST_TOLD,
+    START_SECONDS,
+    Bye,
+    Held,
+    Hello,
+    Message,
+    Wanted,
+)
 from muster.errors import BalancerError
 from muster.model.endpoint import Endpoint, ServiceKey
 
@@ -35,6 +48,15 @@ USED_WITHIN_SECONDS = START_SECONDS / 2
 """Older grants are left to the broker: what is said of their start needs time to arrive, too."""
 LOAD_EVERY_SECONDS = 0.25
 """How often a replica's count of everybody's requests is passed on; it tells of those who go past the broker."""
+CLOCK_SECONDS = 10.0
+"""For how long a comparison of the clocks counts, or twice that; clocks that drift by 100 ppm differ by 2 ms then."""
+LATE_SECONDS = 0.1
+"""A client that looks for an answer so much too late was paused itself, and the answer may lie unread: it reads first,
+for as long again."""
+MOST_ASKED_BYTES = 32 * 1024
+"""What a request says of itself beyond this fills a frame, so it is decided here."""
+MOST_HELD_BYTES = 1024
+"""A lease is announced without features that take more: ``HELD_PER_FRAME`` have to fit into a frame."""
 
 
 class State(Enum):
@@ -65,9 +87,11 @@ class Seat:
         self._load_sent: dict[str, float] = {}
         self._known: dict[str, Endpoint] = {}
         self._heartbeat_seconds = messages.HEARTBEAT_SECONDS
-        self._ahead = math.inf
+        self._ahead = self._ahead_before = math.inf
+        self._ahead_until = -math.inf
         self._said_at = 0.0
-        self._is_answered = True
+        self._silent_at = math.inf
+        self._is_excused = False
         self._beat_at = math.inf
         self._ready_at = math.inf
 
@@ -81,7 +105,8 @@ class Seat:
     def connected(self, url: str, send: Callable[[Message], None], now: float) -> None:
         """Begin on a new connection."""
         self.url, self._send, self._state = url, send, State.GREETED
-        self._ahead = math.inf
+        self._ahead = self._ahead_before = math.inf
+        self._ahead_until = now + CLOCK_SECONDS
         self._say_and_wait(messages.hello(self._hello), now)
 
     def take(self, message: Message, now: float) -> Bye | None:
@@ -94,7 +119,7 @@ class Seat:
             case "returned":
                 self._returned(messages.read_id(message), now)
             case "heartbeat":
-                self._heard_back(messages.read_pulse(message))
+                self._heard_back(messages.read_pulse(message), now)
                 self._beat_at = max(now, self._said_at + self._heartbeat_seconds / 2)
             case "welcome":
                 self._welcomed(messages.read_welcome(message), now)
@@ -109,15 +134,16 @@ class Seat:
         """When ``tick`` is worth calling; infinity while there is no connection."""
         if self._state is State.DOWN:
             return math.inf
-        silent_at = math.inf if self._is_answered else self._said_at + self._heartbeat_seconds
-        return min(silent_at, self._beat_at, self._ready_at if self._state is State.SETTLING else math.inf)
+        return min(self._silent_at, self._beat_at, self._ready_at if self._state is State.SETTLING else math.inf)
 
     def tick(self, now: float) -> bool:
         """Let time pass; ``False`` when the broker has been silent for so long that the connection is to be ended."""
         if self._state is State.DOWN:
             return True
-        if not self._is_answered and now >= self._said_at + self._heartbeat_seconds:
-            return False
+        if now >= self._silent_at:
+            if self._is_excused or now < self._silent_at + LATE_SECONDS:
+                return False
+            self._is_excused, self._silent_at = True, now + LATE_SECONDS
         if self._state is State.SETTLING and now >= self._ready_at:
             self._go_up(now)
         if now >= self._beat_at:
@@ -138,11 +164,7 @@ class Seat:
         self._asked.clear()
         self._asked_as.clear()
         for ticket in waiting:
-            ticket.credit = 0.0
-            try:
-                self._core.join(ticket, now, is_kept=True)
-            except BalancerError as error:
-                ticket.error = error
+            self._choose_here(ticket, now)
             ticket.wake()
 
     def closed(self) -> None:
@@ -155,7 +177,11 @@ class Seat:
     @property
     def is_up(self) -> bool:
         """Whether asks go there."""
-        return self._state is State.UP
+        return self._state is State.UP and self._has_room
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._asked) + len(self._given) < MOST_HELD
 
     @property
     def waiting(self) -> int:
@@ -163,7 +189,18 @@ class Seat:
         return len(self._asked)
 
     def ask(self, ticket: Ticket, now: float) -> None:
-        """Ask for a lease."""
+        """Ask for a lease. Raises as ``Balancer.join`` does where it is not the broker that decides."""
+        if self._can_ask(ticket):
+            self._ask(ticket, now)
+        else:
+            self._core.join(ticket, now)
+
+    def _can_ask(self, ticket: Ticket) -> bool:
+        said = ticket.ask
+        texts = said.tenant, said.affinity, *(said.features or ()), *said.demands, *ticket.tried
+        return self._has_room and sum(map(_most_bytes, texts)) <= MOST_ASKED_BYTES
+
+    def _ask(self, ticket: Ticket, now: float, *, is_kept: bool = False) -> None:
         number = next(self._numbers)
         self._asked[number] = ticket
         self._asked_as[ticket] = number
@@ -174,6 +211,7 @@ class Seat:
             waited_seconds=now - ticket.asked_at,
             tried=ticket.tried,
             is_new=ticket.is_new,
+            is_kept=is_kept,
         )
         self._send(messages.ask(wanted, now))
 
@@ -188,6 +226,8 @@ class Seat:
         """Say that the lease of a ticket is used from now on, unless its grant is too old."""
         number = self._given_as.get(ticket.lease) if ticket.lease is not None else None
         unstarted = self._unstarted.get(number) if number is not None else None
+        if number is None and ticket.lease is not None:
+            self.took(ticket.lease, now)
         if number is None or unstarted is None:
             return True
         if self._age(unstarted[1], now) > USED_WITHIN_SECONDS:
@@ -197,6 +237,11 @@ class Seat:
         del self._unstarted[number]
         self._send(messages.start(number))
         return True
+
+    def took(self, lease: Lease, now: float) -> None:
+        """Announce a lease that the core here has given although asks go there."""
+        if self._state is State.UP:
+            self._announce([lease], now)
 
     def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:  # noqa: ARG002 the port's
         """Say that a lease has ended."""
@@ -230,37 +275,56 @@ class Seat:
     def _welcomed(self, told: messages.Welcome, now: float) -> None:
         if self._state is not State.GREETED:
             raise BadFrame("welcome: it was said before")
-        self._heard_back(told.time)
+        self._heard_back(told.time, now)
         self._heartbeat_seconds = told.heartbeat_seconds
         self._state, self._ready_at = State.SETTLING, now + told.ready_seconds
         self._beat_at = now + self._heartbeat_seconds / 2
-        self._announce(now)
+        self._announce(self._core.running, now)
         if told.ready_seconds <= 0:
             self._go_up(now)
 
     def _go_up(self, now: float) -> None:
-        self._announce(now)
+        self._announce(self._core.running, now)
         self._state = State.UP
         for ticket in self._core.hand_over():
-            self.ask(ticket, now)
+            ticket.is_new = False
+            if self._can_ask(ticket):
+                self._ask(ticket, now, is_kept=True)
+            else:
+                self._choose_here(ticket, now)
 
-    def _announce(self, now: float) -> None:
+    def _choose_here(self, ticket: Ticket, now: float) -> None:
+        """Let the core have one that waited elsewhere."""
+        ticket.credit = 0.0
+        try:
+            self._core.join(ticket, now, is_kept=True)
+        except BalancerError as error:
+            ticket.error = error
+        if ticket.lease is not None or ticket.error is not None:
+            ticket.wake()
+
+    def _announce(self, leases: Iterable[Lease], now: float) -> None:
         """Tell of all leases that the broker does not know."""
         held = []
-        for lease in self._core.running:
-            if lease not in self._given_as:
+        for lease in leases:
+            if lease not in self._given_as and self._has_room:
                 number = next(self._numbers)
                 self._given[number], self._given_as[lease] = lease, number
-                said = Ask(features=lease.features, demands=lease.taken)
+                is_short = sum(map(_most_bytes, lease.features or ())) <= MOST_HELD_BYTES
+                said = Ask(features=lease.features if is_short else None, demands=lease.taken)
                 held.append(Held(number, lease.endpoint, said, now - lease.granted_at))
         for some in _batches(held):
             self._send(messages.hold(some))
 
     def _granted(self, grant: messages.Grant, now: float) -> None:
-        endpoint = grant.endpoint or self._known.get(grant.replica)
+        if grant.endpoint is not None:
+            if len(self._known) >= MOST_TOLD and grant.replica not in self._known:
+                self._known.clear()
+                self._load_sent.clear()
+            self._known[grant.replica] = grant.endpoint
+        endpoint = self._known.get(grant.replica)
         if endpoint is None:
             raise BadFrame(f"grant: replica {grant.replica!r} was never told")
-        self._known[grant.replica] = endpoint
         ticket = self._asked.pop(grant.id, None)
         if ticket is None:
             return  # given up, and the cancel is on its way
@@ -296,22 +360,30 @@ class Seat:
         self._core.release(lease, Outcome.FAILED, now)
         if ticket.deadline > now:
             ticket.is_new = False
-            self.ask(ticket, now)
+            self._ask(ticket, now, is_kept=True)
         ticket.wake()
 
     # ── heartbeats ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _say_and_wait(self, message: Message, now: float) -> None:
-        self._said_at, self._is_answered = now, False
+        self._said_at, self._silent_at = now, now + self._heartbeat_seconds
         self._send(message)
 
-    def _heard_back(self, time: float) -> None:
-        self._is_answered = True
+    def _heard_back(self, time: float, now: float) -> None:
+        self._silent_at, self._is_excused = math.inf, False
+        if now >= self._ahead_until:
+            self._ahead, self._ahead_before = math.inf, self._ahead
+            self._ahead_until = now + CLOCK_SECONDS
         self._ahead = min(self._ahead, time - self._said_at)
 
     def _age(self, given_at: float, now: float) -> float:
         """Return how long ago the broker's clock showed ``given_at``, at most."""
-        return now + self._ahead - given_at
+        return now + min(self._ahead, self._ahead_before) - given_at
+
+
+def _most_bytes(text: str) -> int:
+    """Return how many a text and a number take in a frame at most."""
+    return 24 + len(text) * (2 if text.isascii() and text.isprintable() else 12)
 
 
 def _batches(held: list[Held]) -> Iterator[list[Held]]:
