@@ -61,6 +61,7 @@ _SERVICE = (
     _Service("timed_out_total", "Requests that waited in vain", lambda it: it.timed_out),
     _Service("waited_seconds_total", "How long those that were granted a slot waited", lambda it: it.waited_seconds),
     _Service("busy_seconds_total", "How long those that were answered took at replicas", lambda it: it.busy_seconds),
+    _Service("broker", "1 while a broker chooses for this client and others", lambda it: bool(it.broker)),
     _Service("replicas", "Replicas of the set in use, and those that are leaving it", lambda it: len(it.replicas)),
     _Service("set_epoch", "Epoch of the set in use", lambda it: it.fence[0] if it.fence else math.nan),
     _Service("set_revision", "Revision of the set in use", lambda it: it.fence[1] if it.fence else math.nan),

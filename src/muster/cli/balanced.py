@@ -179,11 +179,15 @@ def service_lines(it: Statistics, pid: int) -> Sequence[str]:
         f"requests   {it.granted} granted, {it.answered} answered{took}, {it.in_flight} in flight, {it.resent} re-sent",
         f"refused    {it.refused} by a full queue, {it.refused_early} early for deadlines, {it.timed_out} timed out",
         f"queue      {_queue(it)}",
+        *((f"broker     {shown(it.broker)} chooses, for all clients: see muster queue show",) if it.broker else ()),
     ]
     return [*lines, *_cost(it.cost)]
 
 
 def _queue(it: Statistics) -> str:
+    if it.broker:
+        average = f", {_seconds(it.waited_seconds / it.granted)} on average so far" if it.granted else ""
+        return f"{it.waiting} of ours waiting at the broker{average}"
     parts = [f"{it.waiting} waiting"]
     if it.tenants:
         parts.append(f"the oldest for {_seconds(max(each.oldest_seconds for each in it.tenants))}")
