@@ -22,8 +22,8 @@ class Passage:
     """One request that is let in. ``target`` is what goes on, rewritten; ``options`` are of the balancer.
 
     ``service`` is the name it was asked for by; ``gate`` is where it waits for a replica; ``key`` is the name of the
-    API key, never the key. ``leave`` gives back what the key's limits count; ``dropped`` are header names, in lower case,
-    that do not go on to the replica (the API key, options of the balancer).
+    API key, never the key. ``leave`` gives back what the key's limits count; ``dropped`` are header names, in lower
+    case, that do not go on to the replica (the API key, options of the balancer).
     """
 
     service: str

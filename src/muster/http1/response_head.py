@@ -4,7 +4,8 @@ In: the start line and fields as llhttp read them, and what was asked. Out: a ``
 status is the owner's choice: 502) where the body's end, or anything a client acts on, could be read in two ways.
 
 Fields go on as they came, less those for one connection. What only the ingress may say a container cannot:
-``REFUSED_HEADER`` and ``ERROR_HEADER`` are dropped, and of ``LOAD_HEADER`` what it may add is merged.
+``REFUSED_HEADER`` and ``ERROR_HEADER`` do not go on, and of ``LOAD_HEADER`` what it may add is merged. The gateway, which
+has the ingress behind it, reads them from ``refused`` and ``failed``.
 """
 
 import re
@@ -23,8 +24,8 @@ _NOT_MODIFIED = 304
 _LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _LENGTH = re.compile(rb"\d{1,18}")
 
-_LOAD = LOAD_HEADER.encode()
-OURS = frozenset([_LOAD, REFUSED_HEADER.encode(), ERROR_HEADER.encode()])
+_LOAD, _REFUSED, _FAILED = LOAD_HEADER.encode(), REFUSED_HEADER.encode(), ERROR_HEADER.encode()
+OURS = frozenset([_LOAD, _REFUSED, _FAILED])
 _HOP_BY_HOP = frozenset([b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"])
 _DROPPED = _HOP_BY_HOP | OURS
 _READ = _DROPPED | {b"content-length"}
@@ -33,7 +34,10 @@ _PLAIN_OPTIONS = frozenset([b"close", b"keep-alive", b"upgrade", b"te", b""])
 
 @dataclass(slots=True)
 class ResponseHead:
-    """A response's head. ``body`` reads what follows, ``None`` if nothing does; ``load`` is the container's own."""
+    """A response's head. ``body`` reads what follows, ``None`` if nothing does; ``load`` is the container's own.
+
+    ``refused`` and ``failed`` are the values of ``REFUSED_HEADER`` and ``ERROR_HEADER``, which are not among ``lines``.
+    """
 
     status: int
     reason: bytes
@@ -42,6 +46,8 @@ class ResponseHead:
     is_persistent: bool
     upgrade: bytes
     load: bytes
+    refused: bytes = b""
+    failed: bytes = b""
 
     @property
     def is_interim(self) -> bool:
@@ -78,6 +84,8 @@ def read_response(start_line: bytes, fields: Fields, method: bytes, most_trailer
         is_persistent=_is_persistent(options, body, is_http_10=is_http_10),
         upgrade=b", ".join(seen.get(b"upgrade", ())),
         load=own_pairs(b",".join(seen[_LOAD])) if _LOAD in seen else b"",
+        refused=seen[_REFUSED][0] if _REFUSED in seen else b"",
+        failed=seen[_FAILED][0] if _FAILED in seen else b"",
     )
 
 

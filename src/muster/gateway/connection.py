@@ -1,0 +1,508 @@
+"""The side of the client: one connection, its requests one after another, and what becomes of each.
+
+    nothing ▸ a head ▸ reception ─┬─ refused ▸ an answer of our own
+                                  ├─ needs the body ▸ held ▸ reception again
+                                  └─ let in ▸ Forward ▸ its answer, or one of our own ▸ the next head
+
+Bytes that cannot be used yet (a pipelined request; a body before there is a connection to a replica) are held, and when
+they are many the client is no longer read. A client that goes away takes its request along at once. An answer that
+breaks off in the middle breaks off here too, by a reset, so that nobody takes half an answer for all.
+
+There is one timer for a connection. It is not set anew for every request but looks, when it fires, how things stand.
+"""
+
+import asyncio
+import socket
+import struct
+import time
+from enum import Enum
+from typing import cast
+
+from muster.gateway import answers
+from muster.gateway.forward import Forward
+from muster.gateway.port import Decision, NeedsBody, Passage, Record, Refused
+from muster.gateway.shared import Shared
+from muster.gateway.upload import Upload
+from muster.gateway.upstream import HIGH_WATER_BYTES
+from muster.http1.bodies import LengthReader
+from muster.http1.head_parser import BadMessage, HeadParser
+from muster.http1.request_head import RequestHead, read_request
+
+_MOST_HELD_BYTES = 64 * 1024
+_MOST_DISCARDED_BYTES = 64 * 1024
+"""A body up to this is read and thrown away, to keep the connection of a request that was refused."""
+_JOINED_BYTES = 16 * 1024
+"""Up to this, copying pieces into one costs less than a TLS record for each."""
+_RESET = struct.pack("ii", 1, 0)
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+"""A client whose host vanished is noticed after two minutes; until then it counts as in flight."""
+
+
+class _Phase(Enum):
+    IDLE = "between requests"
+    HEAD = "amid a head"
+    HOLD = "the body decides, and is not all here"
+    FORWARD = "a request is under way, or its answer"
+    DISCARD = "the body of a request that was answered without it; then the next request"
+    LINGER = "answered for the last time; whatever comes is thrown away"
+    OVER = "closed"
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection. ``peer`` is its address, ``about`` what replicas are told of it."""
+
+    __slots__ = (
+        "_began_at",
+        "_byte_at",
+        "_discarded",
+        "_due_at",
+        "_forward",
+        "_has_ended",
+        "_head",
+        "_heads",
+        "_held",
+        "_is_continued",
+        "_is_reading",
+        "_is_writable",
+        "_needs",
+        "_phase",
+        "_record",
+        "_shared",
+        "_timer",
+        "_transport",
+        "_upload",
+        "about",
+        "peer",
+    )
+
+    _transport: asyncio.Transport
+    _head: RequestHead
+    _upload: Upload
+    _needs: NeedsBody
+
+    def __init__(self, shared: Shared) -> None:
+        limits = shared.hall.limits
+        self.peer = b""
+        self.about = b""
+        self._shared = shared
+        self._phase = _Phase.IDLE
+        self._heads = HeadParser(is_request=True, most_bytes=limits.head_bytes, most_fields=limits.head_fields)
+        self._held = b""
+        self._forward: Forward | None = None
+        self._record: Record | None = None
+        """Of a request that is not over."""
+        self._began_at = 0.0
+        self._byte_at = 0.0
+        self._discarded: LengthReader | None = None
+        """What is left of a body that nobody wants, if its end is known."""
+        self._is_continued = False
+        self._is_reading = True
+        self._is_writable = True
+        self._has_ended = False
+        self._due_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it may be closed without breaking anything off."""
+        return self._phase in {_Phase.IDLE, _Phase.OVER}
+
+    @property
+    def has_request(self) -> bool:
+        """Whether a request is under way."""
+        return self._record is not None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the answer that is under way is the last one."""
+        return self._shared.hall.is_leaving
+
+    def close(self) -> None:
+        """Close the connection, once what was written is sent."""
+        self._phase = _Phase.OVER
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Break the connection off so that it cannot be taken for its proper end."""
+        self._phase = _Phase.OVER
+        if isinstance(self._transport.get_extra_info("sockname"), tuple) and not self._transport.is_closing():
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
+
+    # Called by the loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note who it is, and wait for a request."""
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's are not of its class
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        peer, here = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self.peer = peer[0].removeprefix("::ffff:").encode() if isinstance(peer, tuple) else b"unknown"
+        scheme = b"http" if transport.get_extra_info("sslcontext") is None else b"https"
+        self.about = b"X-Forwarded-Proto: %b\r\n" % scheme
+        if isinstance(here, tuple):
+            self.about += b"X-Forwarded-Port: %d\r\n" % here[1]
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE:
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        self._shared.guests.connections.add(self)
+        self._expect_within(self._shared.hall.limits.idle_seconds)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sends."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        self._take(data)
+
+    def eof_received(self) -> bool:
+        """Take the end of what a client sends for its end, but for raw bytes, which can end one way only."""
+        self._has_ended = True
+        forward = self._forward
+        if forward is not None and forward.is_spliced:
+            # TLS connections are closed by the loop whatever is said here.
+            return forward.send_end() and self._transport.can_write_eof()
+        if forward is not None and not forward.is_over:
+            self._forward = None
+            forward.gone(None)
+            self.abort()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End everything that was for this client."""
+        self._phase = _Phase.OVER
+        self._shared.guests.connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        forward, self._forward = self._forward, None
+        if forward is not None:
+            forward.gone(exc)
+        elif self._record is not None:
+            self._done(self._record, 0, "client_gone")
+        self._heads.close()
+        self._held = b""
+
+    def pause_writing(self) -> None:
+        """Take no more from the replica than the client takes."""
+        self._is_writable = False
+        if self._forward is not None:
+            self._forward.pause()
+
+    def resume_writing(self) -> None:
+        """Go on where the client did not take any more."""
+        self._is_writable = True
+        if self._forward is not None:
+            self._forward.resume()
+        else:
+            self._next()
+
+    # Called by the request under way.
+
+    def write(self, pieces: list[bytes]) -> None:
+        """Send to the client."""
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])
+        elif sum(map(len, pieces)) <= _JOINED_BYTES:
+            self._transport.write(b"".join(pieces))
+        else:
+            self._transport.writelines(pieces)
+
+    def send_end(self) -> bool:
+        """Send that no more raw bytes come; tell whether the client can still send."""
+        if self._has_ended or not self._transport.can_write_eof():
+            return False
+        self._transport.write_eof()
+        return True
+
+    def take_more(self) -> None:
+        """Take what is held: there is somewhere for it to go."""
+        self.note_body()
+        if self._held:
+            data, self._held = self._held, b""
+            self._take(data)
+        self.regulate()
+
+    def note_body(self) -> None:
+        """Begin to count how long nothing comes of a body."""
+        self._byte_at = self._shared.loop.time()
+
+    def regulate(self) -> None:
+        """Read from the client only what has somewhere to go."""
+        is_full = len(self._held) >= _MOST_HELD_BYTES
+        is_stuck = self._forward is not None and self._forward.is_stuck
+        if self._is_reading == (is_full or is_stuck) and not self._transport.is_closing():
+            self._is_reading = not self._is_reading
+            self.note_body()
+            (self._transport.resume_reading if self._is_reading else self._transport.pause_reading)()
+
+    def settled(self, forward: Forward, record: Record, answer: Refused | None) -> None:
+        """Go on when a request is over: with ``answer`` if it has none yet."""
+        is_here = self._forward is forward
+        self._forward = None
+        self._done(record, record.status, record.reason)
+        if not is_here:
+            return  # the client has gone
+        if answer is not None:
+            self._say(answer)
+        elif forward.is_reset:
+            self.abort()
+        elif forward.is_last:
+            self._end(is_whole=forward.upload.is_complete)
+        else:
+            self._wait()
+        self._next()
+
+    # Taking what the client sends.
+
+    def _next(self) -> None:
+        """Take the next request, if it is here and the client has taken the last answer."""
+        if self._held:
+            data, self._held = self._held, b""
+            self._take(data)
+        self.regulate()
+        if self.is_leaving and self._phase is _Phase.IDLE:  # since before it could be told
+            self.close()
+
+    def _take(self, data: bytes) -> None:
+        while data:
+            phase = self._phase
+            if phase is _Phase.FORWARD or phase is _Phase.HOLD:
+                used = self._take_body(data)
+                if used == 0:
+                    break
+                data = data[used:]
+            elif phase is _Phase.IDLE or phase is _Phase.HEAD:
+                if not self._is_writable:  # It sends requests, but does not take the answers.
+                    break
+                data = self._take_head(data)
+            elif phase is _Phase.OVER:
+                return
+            else:
+                data = self._discard(data)
+        if data:
+            self._held = data
+            self.regulate()
+
+    def _take_head(self, data: bytes) -> bytes:
+        if self._phase is _Phase.IDLE and data.startswith(b"\r\n"):
+            data = data[2:]  # Old clients send one after a body: RFC 9112, 2.2.
+        try:
+            end = self._heads.feed(data)
+            if end < 0:
+                if self._phase is _Phase.IDLE and data:
+                    self._phase = _Phase.HEAD
+                    self._expect_within(self._shared.hall.limits.head_seconds)
+                return b""
+            head = read_request(self._heads.start_line, self._heads.fields)
+        except BadMessage as error:
+            self._give_up(answers.not_understood(error.status, error.message))
+            return b""
+        self._admit(head)
+        return data[end:]
+
+    def _take_body(self, data: bytes) -> int:
+        """Take some of the body, or raw bytes; return how much could be used."""
+        forward, upload = self._forward, self._upload
+        if forward is not None and forward.is_spliced:
+            forward.send([data])
+            return len(data)
+        if upload.reader is None:
+            return 0
+        is_sinking = forward is not None and forward.is_sinking
+        if forward is not None and not is_sinking:
+            room = min(_MOST_HELD_BYTES, upload.most_kept_bytes) - upload.kept_bytes
+            if room <= 0:
+                return 0
+            data = data[:room]
+        self._byte_at = self._shared.loop.time()
+        try:
+            used, pieces = upload.take(data)
+        except BadMessage as error:
+            self._stop(answers.not_understood(error.status, error.message))
+            return len(data)
+        if upload.is_too_large:
+            is_held = forward is None
+            self._stop(self._needs.refused if is_held else answers.too_large(upload.most_bytes or 0))
+            return len(data)
+        if is_sinking and forward is not None:
+            forward.send(pieces)
+        elif forward is None and upload.is_complete:
+            self._ask_again()
+        return used
+
+    def _discard(self, data: bytes) -> bytes:
+        if self._discarded is None:  # Where it ends is not known; the timer does it.
+            return b""
+        used = self._discarded.take(data, [])
+        if self._discarded.is_over:
+            self._discarded = None
+            if self._phase is _Phase.LINGER:
+                self.close()
+            else:
+                self._wait()
+        return data[used:]
+
+    # What becomes of a request.
+
+    def _admit(self, head: RequestHead) -> None:
+        limits = self._shared.hall.limits
+        now = self._began_at = time.monotonic()
+        self._head = head
+        self._is_continued = False
+        self._upload = Upload(head, limits.replay_bytes, limits.head_bytes)
+        peer = self.peer.decode("latin-1")
+        self._record = Record(peer, head.method.decode("latin-1"), head.target.decode("latin-1"))
+        decision = self._shared.hall.reception.admit(head, peer, None, now)
+        if isinstance(decision, NeedsBody):
+            self._hold(decision)
+        else:
+            self._decide(decision)
+
+    def _hold(self, needs: NeedsBody) -> None:
+        """Hold the body and ask again."""
+        upload, head = self._upload, self._head
+        self._phase = _Phase.HOLD
+        self._needs = needs
+        upload.most_kept_bytes = max(upload.most_kept_bytes, needs.most_bytes)
+        upload.most_bytes = needs.most_bytes
+        if upload.is_too_large:
+            self._refuse(needs.refused)
+            return
+        if upload.is_complete:
+            self._ask_again()
+            return
+        if head.expects_continue:
+            self._is_continued = True
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._byte_at = self._shared.loop.time()
+        self._expect_within(self._shared.hall.limits.body_seconds)
+
+    def _ask_again(self) -> None:
+        peer = self.peer.decode("latin-1")
+        decision = self._shared.hall.reception.admit(self._head, peer, self._upload.kept, time.monotonic())
+        self._decide(decision.refused if isinstance(decision, NeedsBody) else decision)
+
+    def _decide(self, decision: Decision) -> None:
+        record, upload = self._record, self._upload
+        assert record is not None
+        assert not isinstance(decision, NeedsBody)
+        record.service, record.key = decision.service, decision.key
+        if isinstance(decision, Refused):
+            self._refuse(decision)
+            return
+        record.tenant = decision.options.ask.tenant
+        upload.most_bytes = decision.most_body_bytes
+        if upload.is_too_large:
+            decision.leave()
+            self._refuse(answers.too_large(upload.most_bytes or 0))
+            return
+        self._send_on(decision, record)
+
+    def _send_on(self, passage: Passage, record: Record) -> None:
+        self._phase = _Phase.FORWARD
+        self._forward = Forward(
+            self, self._shared, self._head, passage, self._upload, record=record, is_continued=self._is_continued
+        )
+        if not self._upload.is_complete:
+            self._expect_within(self._shared.hall.limits.body_seconds)
+
+    def _refuse(self, answer: Refused) -> None:
+        """Answer a request that was not let in."""
+        assert self._record is not None
+        self._record.bytes_in = self._upload.size_bytes
+        self._done(self._record, answer.status, answer.reason)
+        self._say(answer)
+
+    def _stop(self, answer: Refused) -> None:
+        """End a request in the middle of its body."""
+        if self._forward is not None:
+            self._forward.stop(answer)
+        else:
+            self._refuse(answer)
+
+    def _done(self, record: Record, status: int, reason: str) -> None:
+        """Tell, once, what became of a request."""
+        self._record = None
+        record.status, record.reason = status, reason
+        record.seconds = time.monotonic() - self._began_at
+        self._shared.hall.on_done(record)
+
+    # Answers of our own.
+
+    def _say(self, answer: Refused) -> None:
+        """Answer, and go on to the next request if what is left of this one is little."""
+        head, body = self._head, self._upload.reader
+        is_short = body is None or (isinstance(body, LengthReader) and body.left <= _MOST_DISCARDED_BYTES)
+        # Who expects to be told to continue may send the body now or never: nobody could tell what comes next.
+        is_last = (
+            self.is_leaving or not (head.is_persistent and is_short) or (head.expects_continue and body is not None)
+        )
+        connection = answers.connection_line(is_last=is_last, is_http_10=head.is_http_10)
+        self._transport.write(answers.answer_bytes(answer, connection=connection, is_head=head.method == b"HEAD"))
+        self._discarded = body if isinstance(body, LengthReader) else None
+        if is_last:
+            self._end(is_whole=body is None)
+        elif body is not None:
+            self._phase = _Phase.DISCARD
+            self._due_at = self._shared.loop.time() + self._shared.hall.limits.idle_seconds
+        else:
+            self._wait()
+
+    def _give_up(self, answer: Refused) -> None:
+        """Answer a client that is not understood: where its next request would begin, nobody knows."""
+        connection = answers.connection_line(is_last=True, is_http_10=False)
+        self._transport.write(answers.answer_bytes(answer, connection=connection))
+        self._discarded = None
+        self._end(is_whole=False)
+
+    # The end of a request, and of the connection.
+
+    def _wait(self) -> None:
+        self._phase = _Phase.IDLE
+        self._due_at = self._shared.loop.time() + self._shared.hall.limits.idle_seconds
+
+    def _end(self, *, is_whole: bool) -> None:
+        """Close after the last answer; if the client may be sending still, not before it could read it."""
+        self._held = b""
+        if is_whole:
+            self.close()
+            return
+        self._phase = _Phase.LINGER
+        self._expect_within(self._shared.hall.limits.linger_seconds)
+        self.regulate()
+
+    # The timer.
+
+    def _expect_within(self, seconds: float) -> None:
+        self._due_at = self._shared.loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._due_at:
+            self._set_timer(self._due_at)
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._shared.loop.call_at(when, self._time_over)
+
+    def _time_over(self) -> None:
+        self._timer = None
+        limits = self._shared.hall.limits
+        now = self._shared.loop.time()
+        if self._phase is _Phase.HOLD or self._phase is _Phase.FORWARD:
+            self._look_at_body(now)
+        elif now < self._due_at:
+            self._set_timer(min(self._due_at, now + limits.idle_seconds))
+        elif self._phase is _Phase.HEAD:
+            self._give_up(answers.not_understood(408, f"no whole head within {limits.head_seconds:g} s"))
+        else:
+            self.close()
+
+    def _look_at_body(self, now: float) -> None:
+        """End a request whose body does not come; look again later if it does."""
+        limits = self._shared.hall.limits
+        forward = self._forward
+        is_awaited = self._is_reading and (forward.awaits_body if forward is not None else True)
+        if is_awaited and now >= self._byte_at + limits.body_seconds:
+            self._stop(answers.body_timeout(limits.body_seconds))
+        else:
+            due = self._byte_at + limits.body_seconds if is_awaited else now + limits.idle_seconds
+            self._set_timer(due)
