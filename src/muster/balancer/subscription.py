@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-from muster.balancer.waiting import Gate
 from muster.errors import RegistryError, RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
 
@@ -38,10 +37,23 @@ class Source(Protocol):
         ...
 
 
+class Taker(Protocol):
+    """Who takes sets over: a ``Gate``, or a broker's desk."""
+
+    @property
+    def endpoints(self) -> EndpointSet | None:
+        """The newest set that it has."""
+        ...
+
+    def update(self, endpoints: EndpointSet, *, is_other_target: bool = False) -> bool:
+        """Take over a set, see ``Balancer.update``."""
+        ...
+
+
 class Subscription:
     """Carries the sets of one key from the registry to the gate, for as long as ``run`` runs."""
 
-    def __init__(self, where: str, open_source: Callable[[], Source], key: ServiceKey, gate: Gate) -> None:
+    def __init__(self, where: str, open_source: Callable[[], Source], key: ServiceKey, gate: Taker) -> None:
         self._where = where
         self._open_source = open_source
         self._key = key

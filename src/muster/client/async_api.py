@@ -188,7 +188,7 @@ class AsyncApi:
         code, at = str(wire.get("code")), self._at(path)
         text = str(wire.get("message") or wire.get("msg") or "no reason given")
         if code == "AuthorizeFailed":
-            return FeedRefused(f"{at} refuses: {text} (is the token right?)")
+            return FeedRefused(f"{at} refuses: {text} (is the token right?)", code)
         if _NOT_ENTITLED in text or status == _FORBIDDEN:
             return FeedRefused(f"{at} refuses: {text} (the account is not entitled to this call)")
         if code == "RecordNotFoundError":

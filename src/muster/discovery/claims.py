@@ -123,6 +123,8 @@ class Claims:
         if not self.is_alive:
             await self.beat()
         claims = await self._registry.claims()
+        if any(each.publisher not in {self.publisher, *self._others} for each in claims.values()):
+            await self.look()  # it may have come since the last heartbeat: it beat before it claimed
         dead = {claim.publisher for claim in claims.values() if self.is_dead(claim.publisher)}
         open_keys = [key for key in wanted if key not in claims or claims[key].publisher in {*dead, self.publisher}]
         if not open_keys:

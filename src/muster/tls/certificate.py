@@ -19,7 +19,7 @@ from typing import Self
 from muster.clock import Clock
 from muster.errors import SetupError
 from muster.tls.context import ReplaceableContext
-from muster.tls.leaf import OwnLeaf
+from muster.tls.leaf import SERVER, OwnLeaf
 from muster.tls.names import general_name, uncovered
 from muster.tls.pair import Pair, read_pair
 
@@ -38,8 +38,10 @@ class Certificates:
         self._pair = pair
 
     @classmethod
-    def open(cls, home: Path, *, names: Collection[str], certificate: Path | None, key: Path | None) -> Self:
-        """Return the certificates to begin with.
+    def open(
+        cls, home: Path, *, names: Collection[str], certificate: Path | None, key: Path | None, leaf: str = SERVER
+    ) -> Self:
+        """Return the certificates to begin with; ``leaf`` is what the files of an own one are called.
 
         ``names`` are what clients will connect to: host names, IP addresses, ``*.domain``. With ``certificate`` and
         ``key``, files of the operator's, they are only compared. Raises ``SetupError``, one line that names the file.
@@ -48,7 +50,7 @@ class Certificates:
         if certificate is None or key is None:
             if certificate is not None or key is not None:
                 raise SetupError(f"{certificate or key}: a certificate needs its key: set tls_certificate and tls_key")
-            own = OwnLeaf(home, names)
+            own = OwnLeaf(home, names, leaf)
             return cls(own, own.open(now))
         given = GivenFiles(certificate, key)
         pair = given.open(now)

@@ -1,6 +1,7 @@
-"""The certificate that the installation's own authority signs for the ingress: made, kept, and renewed in time.
+"""The certificate that the installation's own authority signs for a process: made, kept, and renewed in time.
 
-It lies in ``<home>/tls/server.pem`` and ``server.key``, so that a restarted ingress shows the same one. Whatever is
+It lies in ``<home>/tls``, the ingress's in ``server.pem`` and ``server.key``, so that a restarted one shows the same.
+Processes that serve other names keep theirs in files of their own, or each would replace the other's. Whatever is
 amiss with the two files (half written, of another authority, lost) is mended by signing another: nobody holds it, only
 the authority is trusted.
 """
@@ -21,8 +22,8 @@ from muster.tls.authority import BACKDATED, FOLDER, Authority, ensure_authority,
 from muster.tls.names import general_name, uncovered
 from muster.tls.pair import Pair, pair_of, private_pem, read_pair
 
-SERVER_PEM = "server.pem"
-SERVER_KEY = "server.key"
+SERVER = "server"
+SERVER_PEM, SERVER_KEY = f"{SERVER}.pem", f"{SERVER}.key"
 LIFE = datetime.timedelta(days=90)
 """That of public authorities, so that renewing is routine and no client finds it too long (Apple's limit is 398)."""
 RENEW_AT = 1 / 3
@@ -31,10 +32,11 @@ ALWAYS = ("localhost", "127.0.0.1", "::1")
 
 
 class OwnLeaf:
-    """The own certificate, for names that may grow."""
+    """The own certificate, for names that may grow; ``stem`` is what its files are called."""
 
-    def __init__(self, home: Path, names: Collection[str]) -> None:
+    def __init__(self, home: Path, names: Collection[str], stem: str = SERVER) -> None:
         self._home = home
+        self._pem, self._key = (home / FOLDER / f"{stem}.{kind}" for kind in ("pem", "key"))
         self._names = list(dict.fromkeys(general_name(name) for name in (*names, *ALWAYS)))
         self._pair: Pair | None = None
 
@@ -59,9 +61,8 @@ class OwnLeaf:
         return self._issue(ensure_authority(self._home, now=now), now)
 
     def _kept(self, authority: Authority, now: datetime.datetime) -> Pair | None:
-        folder = self._home / FOLDER
         try:
-            pair = read_pair(folder / SERVER_PEM, folder / SERVER_KEY, now)
+            pair = read_pair(self._pem, self._key, now)
             pair.certificate.verify_directly_issued_by(authority.certificate)
         except (SetupError, ValueError, TypeError, InvalidSignature):
             return None
@@ -74,11 +75,10 @@ class OwnLeaf:
     def _issue(self, authority: Authority, now: datetime.datetime) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _signed(authority, key.public_key(), self._names, now)
-        folder = self._home / FOLDER
-        pair = pair_of(folder / SERVER_PEM, [certificate], key)
+        pair = pair_of(self._pem, [certificate], key)
         # A crash between the two leaves a key without its certificate: the next start finds them not to match.
-        write_text(folder / SERVER_KEY, private_pem(key).decode())
-        write_text(folder / SERVER_PEM, certificate.public_bytes(serialization.Encoding.PEM).decode())
+        write_text(self._key, private_pem(key).decode())
+        write_text(self._pem, certificate.public_bytes(serialization.Encoding.PEM).decode())
         self._pair = pair
         return pair
 

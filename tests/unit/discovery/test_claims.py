@@ -162,3 +162,18 @@ def test_a_set_that_was_published_anew_meanwhile_is_not_marked_as_stale() -> Non
 
     loop.run_until_complete(scenario())
     loop.close()
+
+
+def test_a_publisher_that_came_since_our_last_heartbeat_is_not_taken_for_dead() -> None:
+    loop = VirtualLoop()
+
+    async def scenario() -> None:
+        registry = MemoryRegistry(Memory())
+        ours, late = (Claims(registry, FakeClock(loop), f"test#{name}") for name in ("1", "2"))
+        await ours.beat()
+        assert await own(late)
+        assert not await own(ours)
+        assert (await registry.claims())[KEY].publisher == "test#2"
+
+    loop.run_until_complete(scenario())
+    loop.close()
