@@ -20,6 +20,7 @@ import ssl
 import stat
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from muster.broker.address import Address
@@ -194,6 +195,8 @@ class Broker:
         account = await self._authenticate(hello.token)
         if account is None:
             return _UNAUTHENTICATED
+        if not hello.key.account:  # who reads its sets through the API knows a token, and no name
+            connection.hello = hello = replace(hello, key=replace(hello.key, account=account))
         if account != hello.key.account:
             return self._services.unknown(hello.key)
         return await self._services.open(hello.key, connection)

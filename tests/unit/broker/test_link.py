@@ -280,6 +280,20 @@ def test_a_sync_client_and_its_thread_use_the_broker(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_who_names_no_account_is_of_its_tokens() -> None:
+    async def scenario() -> None:
+        only = make_set("a")
+        async with (
+            ground(endpoints={KEY: only}) as broker,
+            client(broker.address.url, endpoints=only, key=ServiceKey("", KEY.service)) as gate,
+        ):
+            await shared(gate)
+            gate.release(await acquire(gate))
+            await until(lambda: broker.statistics().granted == 1, "its own account's queue served it")
+
+    run(scenario)
+
+
 def test_without_a_token_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUSTER_TOKEN", raising=False)
 
