@@ -11,7 +11,7 @@ that works, and as a header it would be sent on. Nothing is parsed for a request
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,18 +100,34 @@ def _asked(features: Callable[[], object]) -> object:
     return found
 
 
-def _from_headers(headers: httpx.Headers) -> dict[str, object]:
+def header_options(fields: Iterable[tuple[str, str]]) -> dict[str, object]:
+    """Read the options among a message's fields, as ``options_from`` takes them. Raises ``InvalidAsk``.
+
+    ``fields`` are names and values; a name that comes twice counts as one with both values.
+    """
+    said: dict[str, str] = {}
+    for name, value in fields:
+        if _is_ours(name):
+            lower = name.lower()
+            said[lower] = f"{said[lower]}, {value}" if lower in said else value
     options: dict[str, object] = {}
     for header, (name, parse) in _HEADERS.items():
-        text = headers.pop(header, None)
+        text = said.pop(header.lower(), None)
         if text is not None:
             try:
                 options[name] = parse(text.strip())
             except (ValueError, RecursionError) as error:
                 raise InvalidAsk(header, f"{text!r} is wrong: {_EXAMPLES[name]}") from error
-    for unknown in filter(_is_ours, headers):
+    for unknown in said:
         raise InvalidAsk(unknown, f"is no header of ours; there are {', '.join(_HEADERS)}")
     return options
+
+
+def _from_headers(headers: httpx.Headers) -> dict[str, object]:
+    ours = [(name, value) for name, value in headers.items() if _is_ours(name)]
+    for name, _ in ours:
+        del headers[name]
+    return header_options(ours)
 
 
 def _is_ours(header: str | bytes) -> bool:
