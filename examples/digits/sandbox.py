@@ -32,6 +32,7 @@ _ENVIRON = {
     "MUSTER_INGRESS_PORTS": "24800-24999",
     "MUSTER_SSH_PORTS": "29900-29999",
     "MUSTER_INGRESS_STATUS_PORT": "0",
+    "MUSTER_BROKER_PORT": "0",
 }
 """Addresses at the end of the default ranges: a Muster of the user's own begins at the other."""
 

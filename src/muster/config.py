@@ -95,6 +95,13 @@ def _docker_host(value: str) -> str:
     return value
 
 
+def _broker_urls(value: str) -> str:
+    urls = [each.strip() for each in value.split(",")]
+    if not all(re.fullmatch(r"(tls|tcp)://[^\s/]+|unix:///\S+", each) for each in urls):
+        raise ValueError("not an address of a broker")
+    return ",".join(urls)
+
+
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Cuda = Annotated[int, BeforeValidator(_cuda)]
@@ -177,6 +184,17 @@ class Settings(BaseSettings):
     ingress_status_port: int = Field(default=7610, ge=0, le=65535, description="a port number from 0 to 65535")
     ingress_connections: int = Field(
         default=10_000, ge=1, le=1_000_000, description="how many connections may be open at once, at least 1"
+    )
+    broker: bool = Field(default=True, description="true, or false for no broker: each client has a queue of its own")
+    broker_host: Name | None = Field(default=None, description="a host name or IP address for the broker to listen on")
+    broker_port: int = Field(
+        default=7690, ge=0, le=65535, description="a port number from 0 to 65535 (0: any free one)"
+    )
+    broker_url: Annotated[str, AfterValidator(_broker_urls)] | None = Field(
+        default=None, description="where clients are told to find brokers, like tls://a.lab:7690,tls://b.lab:7690"
+    )
+    broker_queue: int = Field(
+        default=4096, ge=1, le=1_000_000, description="how many requests may wait for one service, at least 1"
     )
     tls_certificate: File | None = Field(default=None, description="the path of a PEM file with the certificate chain")
     tls_key: File | None = Field(default=None, description="the path of a PEM file with the private key")
@@ -271,6 +289,17 @@ class Settings(BaseSettings):
     def ingress_listen_host(self) -> str:
         """Where containers' addresses listen: as told, else where the API does."""
         return self.ingress_host or self.host
+
+    @property
+    def broker_listen_host(self) -> str:
+        """Where the broker listens: as told, else where the API does."""
+        return self.broker_host or self.host
+
+    @property
+    def broker_public_host(self) -> str:
+        """By which name clients reach the broker."""
+        host = self.broker_listen_host
+        return self.public_host or ("127.0.0.1" if host in ("0.0.0.0", "::") else host)  # noqa: S104
 
     @property
     def profile_path(self) -> Path:

@@ -71,6 +71,7 @@ class World:
             "HOME": str(self.user),
             "MUSTER_HOME": str(self.home),
             "MUSTER_INGRESS_STATUS_PORT": "0",
+            "MUSTER_BROKER_PORT": "0",
             **_next_ports(),
         }
         self._started: list[subprocess.Popen[bytes]] = []

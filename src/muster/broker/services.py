@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 class Services:
     """Give ``run`` a task. ``where`` names the registry for people; ``broker`` this life of the broker.
 
-    ``url`` is where clients reach it, for whoever asks another broker; ``None``: nobody else serves what this one does.
+    Alone, it serves whatever it is asked for, until ``share`` is called.
     """
 
     def __init__(
@@ -51,10 +51,8 @@ class Services:
         *,
         where: str,
         broker: str,
-        url: str | None,
         queue_capacity: int = QUEUE_CAPACITY,
         settle_seconds: float = HEARTBEAT_SECONDS,
-        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._registry = registry
         self._clock = clock
@@ -66,10 +64,20 @@ class Services:
         self._feeding: dict[ServiceKey, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._opening = asyncio.Semaphore(OPENING_AT_ONCE)
-        self._holding = (
-            None
-            if url is None
-            else Holding(registry, clock, url=url, name=broker, on_lost=self._lost, lease_seconds=lease_seconds)
+        self._holding: Holding | None = None
+
+    def share(self, url: str, *, lease_seconds: float = LEASE_SECONDS) -> None:
+        """Serve only what no other broker of the registry does; call it before ``run``.
+
+        ``url`` is where clients reach this one, for those who ask another.
+        """
+        self._holding = Holding(
+            self._registry,
+            self._clock,
+            url=url,
+            name=self._broker,
+            on_lost=self._lost,
+            lease_seconds=lease_seconds,
         )
 
     async def run(self) -> None:

@@ -19,6 +19,7 @@ from muster.cli import (
     accounts,
     apply,
     audit,
+    broker,
     ca,
     containers,
     deployments,
@@ -85,6 +86,7 @@ for command in (
     pool.stats,
     audit.audit,
     watch.watch,
+    broker.broker,
 ):
     app.command()(command)
 app.command("exec", cls=ExecCommand)(execute)

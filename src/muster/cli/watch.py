@@ -9,7 +9,7 @@ import typer
 
 from muster.cli.connection import Api, Home, TokenFile, resolve
 from muster.cli.spec.values import duration
-from muster.errors import SetupError
+from muster.errors import InvalidSpec, SetupError
 
 _EXPORT = "Export"
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.2, 3600.0
@@ -31,6 +31,17 @@ def _interval(text: str) -> float:
     if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
         raise typer.BadParameter("has to be between 200ms and 1h")
     return seconds
+
+
+def _broker_url(text: str | None) -> str | None:
+    if text is None:
+        return None
+    from muster.broker.address import read_address  # noqa: PLC0415 keeps --help fast
+
+    try:
+        return ",".join(read_address(each, "broker-url").url for each in text.split(","))
+    except InvalidSpec as error:
+        raise SetupError(f"--{error}") from error
 
 
 def watch(
@@ -55,6 +66,9 @@ def watch(
     ca: Annotated[
         Path | None,
         typer.Option("--ca", help="Authority of the API's certificate, also trusted for its containers'."),
+    ] = None,
+    broker_url: Annotated[
+        str | None, typer.Option(help="Where clients find a `muster broker`: tls://HOST:7690[,…].")
     ] = None,
     template: Annotated[
         str | None, typer.Option(help="Also keep a proxy's configuration: nginx or haproxy.", rich_help_panel=_EXPORT)
@@ -91,6 +105,7 @@ def watch(
             account=account,
             concurrency=concurrency,
             ca_file=ca,
+            broker_url=_broker_url(broker_url),
             template=template,
             output=output,
             command=command,

@@ -67,6 +67,7 @@ class Watcher:
     ``SOURCE`` says whose deployments the feed tells of: what a dead publisher of the same source left behind is
     cleared up, what is of another source is left alone. ``on_take_over`` hears, before anything is published under a
     key that was claimed, what stands there; ``on_publish`` hears of each set that was published.
+    ``broker_url`` is told to clients with each set.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class Watcher:
         lease_seconds: float = LEASE_SECONDS,
         on_publish: OnPublish | None = None,
         on_take_over: OnTakeOver | None = None,
+        broker_url: str | None = None,
     ) -> None:
         self._feed = feed
+        self._broker_url = broker_url
         self._on_publish = on_publish
         self._on_take_over = on_take_over
         self._registry = registry
@@ -318,6 +321,7 @@ class Watcher:
             coming.endpoints,
             published_at=self._clock.now(),
             ca_pem=coming.ca_pem,
+            broker_url=self._broker_url,
             withheld=coming.withheld,
         )
         await self._registry.publish(key, endpoints)

@@ -1,8 +1,8 @@
-"""``muster server``: API, loops, feed and discovery over one home folder, as one task group.
+"""``muster server``: API, loops, feed, discovery and broker over one home folder, as one task group.
 
 ::
 
-    api ─▸ store ◂─▸ control plane ─▸ engine        store ─▸ feed ─▸ discovery ─▸ registry
+    api ─▸ store ◂─▸ control plane ─▸ engine        store ─▸ feed ─▸ discovery ─▸ registry ─▸ broker ◂═ clients
 
 It may be killed at any instruction: everything is in the store, containers go on, and the next start adopts them. It
 holds the home's lock while it lives, so a second server on the same home refuses to start and a restart never waits.
@@ -41,6 +41,7 @@ from muster.model.ids import random_hex
 from muster.model.image import LOCAL_IMAGE
 from muster.model.quantity import GIB
 from muster.planner.lifecycle import Terms
+from muster.processes.broker_role import open_broker
 from muster.processes.child import EXIT_SETUP
 from muster.processes.engines import choose
 from muster.processes.hardware import offered_machines
@@ -126,10 +127,11 @@ async def _work(  # noqa: PLR0917  the parts of one process, each of its own typ
         ),
     )
     front = None if plane.front is None else plane.front.front
-    tell_ca = _ca_of(settings)
+    uses = TokenUses(storage, clock)
+    broker = await open_broker(settings, store=storage, sets=sets, clock=clock, uses=uses)
+    tell_ca = _ca_of(settings, has_broker=broker is not None)
 
     feed = StoreFeed(storage, clock, front, ca_pem=tell_ca)
-    uses = TokenUses(storage, clock)
     http = HttpServer(listener)
     app = create_app(
         store=storage,
@@ -153,9 +155,18 @@ async def _work(  # noqa: PLR0917  the parts of one process, each of its own typ
     )
     async with until_stopped() as group:
         group.create_task(plane.run(), name="control plane")
-        watcher = Watcher(feed, sets, clock, publisher=f"{installation}#server", lease_seconds=OWN_LEASE_SECONDS)
+        watcher = Watcher(
+            feed,
+            sets,
+            clock,
+            publisher=f"{installation}#server",
+            lease_seconds=OWN_LEASE_SECONDS,
+            broker_url=None if broker is None else broker.url,
+        )
         group.create_task(watcher.run(), name="discovery")
         group.create_task(uses.run(), name="uses of tokens")
+        if broker is not None:
+            group.create_task(broker.run(), name="broker")
         group.create_task(http.run(app), name="api")
 
 
@@ -209,9 +220,9 @@ def front_of(settings: Settings) -> FrontOptions | None:
     )
 
 
-def _ca_of(settings: Settings) -> Callable[[], str | None]:
-    """Return what tells whom clients of containers' addresses trust."""
-    if not settings.ingress:
+def _ca_of(settings: Settings, *, has_broker: bool) -> Callable[[], str | None]:
+    """Return what tells whom clients of containers' addresses, and of the broker, trust."""
+    if not (settings.ingress or has_broker):
         return lambda: None
     return published_ca(settings.tls_ca, settings.home, uses_own=settings.tls_certificate is None)
 

@@ -88,6 +88,7 @@ class Watched:
     account: str | None = None
     concurrency: int | None = None
     ca_file: Path | None = None
+    broker_url: str | None = None
     template: str | None = None
     output: Path | None = None
     command: str | None = None
@@ -136,7 +137,13 @@ async def watch(watched: Watched) -> None:
                     source.probes.adopt(Target(each.id, key.port, each.url) for each in present.endpoints)
 
             watcher = Watcher(
-                source.feed, registry, clock, publisher=publisher, on_publish=log.note, on_take_over=take_over
+                source.feed,
+                registry,
+                clock,
+                publisher=publisher,
+                on_publish=log.note,
+                on_take_over=take_over,
+                broker_url=watched.broker_url,
             )
             _log.info(
                 "publishing %s of account %s into %s, as %s",

@@ -119,10 +119,10 @@ async def ground(
         SystemClock(),
         where="registry memory://test",
         broker=f"broker-{next(_names)}",
-        url=url,
         settle_seconds=settle_seconds,
-        lease_seconds=lease_seconds,
     )
+    if url is not None:
+        services.share(url, lease_seconds=lease_seconds)
     broker = Broker(services, tokens, **limits)
     task = asyncio.create_task(broker.run())
     await asyncio.sleep(0)
