@@ -13,6 +13,7 @@ from types import ModuleType
 
 from benchmarks import (
     api,
+    broker,
     containers,
     control_plane,
     demo,
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         discovery,
         control_plane,
         api,
+        broker,
         ingress,
         demo,
     )
