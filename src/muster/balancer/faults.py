@@ -17,6 +17,7 @@ from muster.errors import (
     MusterError,
     NeverFits,
     NoEndpoints,
+    QueueCancelled,
     QueueFull,
     QueueTimeout,
 )
@@ -64,6 +65,10 @@ class ServiceTooSmall(NeverFits, httpx.LocalProtocolError):
     """``NeverFits`` for users of httpx."""
 
 
+class RequestCancelled(QueueCancelled, httpx.PoolTimeout):
+    """``QueueCancelled`` for users of httpx."""
+
+
 def as_httpx(error: MusterError, call: Call | None = None) -> MusterError:
     """Return ``error`` as one that users of httpx catch too; raise it ``from cause_of(error, call)``.
 
@@ -85,7 +90,7 @@ def as_httpx(error: MusterError, call: Call | None = None) -> MusterError:
             return ServiceUnreachable(f"{error}; {sends} attempts did not connect, the last: {last}")
         refused = f"; {sends} requests were refused, the last: {refusal}" if refusal else ""
         return ServiceBusy(f"{error}{refused}", error.waited_seconds)
-    return ServiceClosed(str(error))
+    return RequestCancelled(str(error)) if isinstance(error, QueueCancelled) else ServiceClosed(str(error))
 
 
 def cause_of(error: MusterError, call: Call | None = None) -> BaseException:

@@ -34,6 +34,7 @@ from muster.errors import (
     MusterError,
     NeverFits,
     NoEndpoints,
+    QueueCancelled,
     QueueFull,
     QueueTimeout,
 )
@@ -66,6 +67,10 @@ class DeadlineMissed(CannotMeetDeadline, requests.ConnectTimeout):
 
 class ServiceTooSmall(NeverFits, requests.exceptions.InvalidHeader):
     """``NeverFits`` for users of requests."""
+
+
+class RequestCancelled(QueueCancelled, requests.ConnectTimeout):
+    """``QueueCancelled`` for users of requests."""
 
 
 class ServiceUnreachable(BalancerError, requests.ConnectionError):
@@ -233,6 +238,8 @@ def _ours(error: MusterError, request: requests.PreparedRequest) -> requests.Req
         made = ServiceBusy(str(error), error.waited_seconds)
     elif isinstance(error, NeverFits):
         made = ServiceTooSmall(str(error))
+    elif isinstance(error, QueueCancelled):
+        made = RequestCancelled(str(error))
     else:
         made = ServiceUnreachable(str(error))
     made.request = request

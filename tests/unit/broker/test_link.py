@@ -238,7 +238,7 @@ def test_the_sdk_finds_the_broker_in_the_set(tmp_path: Path) -> None:
     async def scenario() -> None:
         registry = FileRegistry(tmp_path)
         async with serving(a=ok, b=ok) as servers, ground(registry) as broker:
-            found = endpoint_set(*servers.values())
+            found = endpoint_set(*servers.values(), concurrency=1)
             await registry.publish(KEY, _with_broker(found, f"tcp://127.0.0.1:1,{broker.address.url}"))
             async with muster.connect(tmp_path.as_uri(), token=TOKEN) as connection:
                 service = connection.service(KEY.service)
@@ -253,6 +253,16 @@ def test_the_sdk_finds_the_broker_in_the_set(tmp_path: Path) -> None:
                     await until(lambda: broker.statistics().in_flight == 0, "all have ended")
                     assert broker.statistics().granted >= 11
                     assert service.pick().id in {"a", "b"}
+                    holds = [service.acquire() for _ in range(2)]
+                    await asyncio.gather(*(each.__aenter__() for each in holds))
+                    waiting = asyncio.create_task(http.post("/", content=b"x"))
+                    await until(lambda: broker.statistics().waiting == 1, "a request waits")
+                    await inspect.evict(at(broker), {"all": True})
+                    with pytest.raises(httpx.PoolTimeout) as caught:
+                        await waiting
+                    assert isinstance(caught.value, QueueCancelled)
+                    for each in holds:
+                        await each.__aexit__(None, None, None)
             await until(lambda: not broker.broker.connections, "the client has gone")
 
     run(scenario)
