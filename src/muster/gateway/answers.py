@@ -37,7 +37,7 @@ from muster.errors import (
     QueueFull,
     QueueTimeout,
 )
-from muster.gateway.port import Refused
+from muster.gateway.port import Refused, UnknownService
 
 RETRY_SECONDS = 1.0
 """A queue that was full may have room again, and a set that was empty may not be, in about this time."""
@@ -52,6 +52,8 @@ def overloaded(error: BalancerError) -> Refused:
         return _again(503, "deadline", str(error), error.expected_seconds)
     if isinstance(error, QueueTimeout):
         return _again(503, "queue_timeout", str(error))
+    if isinstance(error, UnknownService):
+        return Refused(404, "unknown_service", str(error))
     if isinstance(error, NoEndpoints):
         return _again(503, "no_replica", str(error))
     if isinstance(error, NeverFits):

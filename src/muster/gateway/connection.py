@@ -36,6 +36,10 @@ _JOINED_BYTES = 16 * 1024
 _RESET = struct.pack("ii", 1, 0)
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 """A client whose host vanished is noticed after two minutes; until then it counts as in flight."""
+_LOOK_SECONDS = 1.0
+"""A client that is not read, since its body has nowhere to go yet, is looked at this often: has it gone?"""
+_GONE = frozenset([7, 8])
+"""TCP_CLOSE and TCP_CLOSE_WAIT, as ``include/net/tcp_states.h`` of Linux counts them."""
 
 
 class _Phase(Enum):
@@ -199,7 +203,9 @@ class Connection(asyncio.Protocol):
     # Called by the request under way.
 
     def write(self, pieces: list[bytes]) -> None:
-        """Send to the client."""
+        """Send to the client, if it is still there: it may have gone in this very turn of the loop."""
+        if self._transport.is_closing():
+            return
         if len(pieces) == 1:
             self._transport.write(pieces[0])
         elif sum(map(len, pieces)) <= _JOINED_BYTES:
@@ -209,7 +215,7 @@ class Connection(asyncio.Protocol):
 
     def send_end(self) -> bool:
         """Send that no more raw bytes come; tell whether the client can still send."""
-        if self._has_ended or not self._transport.can_write_eof():
+        if self._has_ended or self._transport.is_closing() or not self._transport.can_write_eof():
             return False
         self._transport.write_eof()
         return True
@@ -233,6 +239,8 @@ class Connection(asyncio.Protocol):
         if self._is_reading == (is_full or is_stuck) and not self._transport.is_closing():
             self._is_reading = not self._is_reading
             self.note_body()
+            if self._is_unseen:
+                self._expect_within(_LOOK_SECONDS)
             (self._transport.resume_reading if self._is_reading else self._transport.pause_reading)()
 
     def settled(self, forward: Forward, record: Record, answer: Refused | None) -> None:
@@ -373,7 +381,7 @@ class Connection(asyncio.Protocol):
             return
         if head.expects_continue:
             self._is_continued = True
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write([b"HTTP/1.1 100 Continue\r\n\r\n"])
         self._byte_at = self._shared.loop.time()
         self._expect_within(self._shared.hall.limits.body_seconds)
 
@@ -438,7 +446,7 @@ class Connection(asyncio.Protocol):
             self.is_leaving or not (head.is_persistent and is_short) or (head.expects_continue and body is not None)
         )
         connection = answers.connection_line(is_last=is_last, is_http_10=head.is_http_10)
-        self._transport.write(answers.answer_bytes(answer, connection=connection, is_head=head.method == b"HEAD"))
+        self.write([answers.answer_bytes(answer, connection=connection, is_head=head.method == b"HEAD")])
         self._discarded = body if isinstance(body, LengthReader) else None
         if is_last:
             self._end(is_whole=body is None)
@@ -451,7 +459,7 @@ class Connection(asyncio.Protocol):
     def _give_up(self, answer: Refused) -> None:
         """Answer a client that is not understood: where its next request would begin, nobody knows."""
         connection = answers.connection_line(is_last=True, is_http_10=False)
-        self._transport.write(answers.answer_bytes(answer, connection=connection))
+        self.write([answers.answer_bytes(answer, connection=connection)])
         self._discarded = None
         self._end(is_whole=False)
 
@@ -470,6 +478,13 @@ class Connection(asyncio.Protocol):
         self._phase = _Phase.LINGER
         self._expect_within(self._shared.hall.limits.linger_seconds)
         self.regulate()
+
+    def _has_gone(self) -> bool:
+        if not hasattr(socket, "TCP_INFO") or not isinstance(self._transport.get_extra_info("sockname"), tuple):
+            return False
+        connection = self._transport.get_extra_info("socket")
+        state: bytes = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return state[0] in _GONE
 
     # The timer.
 
@@ -496,10 +511,23 @@ class Connection(asyncio.Protocol):
         else:
             self.close()
 
+    @property
+    def _is_unseen(self) -> bool:
+        """Whether the loop would not tell that the client goes while its request waits."""
+        return not self._is_reading and self._forward is not None and self._forward.is_waiting
+
     def _look_at_body(self, now: float) -> None:
         """End a request whose body does not come; look again later if it does."""
         limits = self._shared.hall.limits
         forward = self._forward
+        if forward is not None and self._is_unseen:
+            if self._has_gone():
+                self._forward = None
+                forward.gone(None)
+                self.abort()
+            else:
+                self._set_timer(now + _LOOK_SECONDS)
+            return
         is_awaited = self._is_reading and (forward.awaits_body if forward is not None else True)
         if is_awaited and now >= self._byte_at + limits.body_seconds:
             self._stop(answers.body_timeout(limits.body_seconds))

@@ -152,6 +152,11 @@ class Forward:
         return self._is_over
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether nothing is being sent to a replica now."""
+        return self._turn is None and not self._is_over
+
+    @property
     def is_stuck(self) -> bool:
         """Whether the replica takes no more for now."""
         return self._link is not None and self._link.is_paused
@@ -200,6 +205,7 @@ class Forward:
         if self.is_spliced and exc is None and self._link is not None:
             self._link.close()  # what the client said last is still to be said
             self._link = None
+            self._is_over = True
         self._cancel()
 
     def _cancel(self) -> None:
@@ -265,6 +271,10 @@ class Forward:
                 except (OSError, ValueError) as error:
                     self._outcome = attempts.broke(endpoint.id, Break.UNREACHABLE)
                     self._detail = str(error) or type(error).__name__
+                    return _End.ELSEWHERE
+                if link.is_closing:  # it accepted, and closed at once: nothing was sent
+                    self._outcome = attempts.broke(endpoint.id, Break.UNREACHABLE)
+                    self._detail = "it closed the connection at once"
                     return _End.ELSEWHERE
                 if gate.monotonic() >= self._passage.options.ask.answer_by:
                     link.abort()

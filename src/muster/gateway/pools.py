@@ -86,6 +86,8 @@ class Pools:
         if service.seen is not gate.endpoints:
             self._renew(gate, service)
         links = service.free.get(endpoint.url)
+        while links and links[-1].is_closing:
+            links.pop()
         if not links:
             return None
         link = links[-1]

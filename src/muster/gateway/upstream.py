@@ -113,7 +113,7 @@ class Link(asyncio.Protocol):
     @property
     def is_closing(self) -> bool:
         """Whether it takes nothing any more."""
-        return self._transport.is_closing()
+        return self.has_ended or self._transport.is_closing()
 
     def begin(self, user: User, request: list[bytes]) -> None:
         """Send a request's head, and what there is of its body, in one write."""
@@ -122,7 +122,9 @@ class Link(asyncio.Protocol):
         self._transport.write(request[0] if len(request) == 1 else b"".join(request))
 
     def send(self, pieces: list[bytes]) -> None:
-        """Send more."""
+        """Send more, unless it has just ended."""
+        if self._transport.is_closing():
+            return
         if len(pieces) == 1:
             self._transport.write(pieces[0])
         elif pieces:
@@ -145,7 +147,7 @@ class Link(asyncio.Protocol):
 
     def release(self, *, is_whole: bool, now: float) -> None:
         """Be free for the next request, if that can be; ``is_whole``: all of the last one was sent."""
-        if self._user is not None or not is_whole or not self._is_persistent or self.has_ended or self.is_closing:
+        if self._user is not None or not is_whole or not self._is_persistent or self.is_closing:
             self.abort()
             return
         self.is_reused = True

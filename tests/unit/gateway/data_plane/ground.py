@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from muster.balancer.balancer import Balancer
+from muster.balancer.lease import Lease, Outcome
 from muster.balancer.options import NO_OPTIONS, Options
 from muster.balancer.waiting import Gate
 from muster.gateway.port import Decision, Hall, Limits, Passage, Record
@@ -24,20 +25,39 @@ Admit = Callable[[RequestHead, bytes | None], Decision | None]
 
 
 def run(main: Coroutine[Any, Any, T], seconds: float = 20) -> T:
-    """Run a test on the loop that the gateway runs on, with a bound on its time."""
+    """Run a test on the loop that the gateway runs on, with a bound on its time; no callback may fail."""
+    failed: list[dict[str, Any]] = []
 
     async def bounded() -> T:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
         async with asyncio.timeout(seconds):
             return await main
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(bounded())
+        found = runner.run(bounded())
+    said = [
+        f"{each['message']}: {each.get('exception')!r}, {each.get('protocol')}"
+        for each in failed
+        if "client_connected_cb" not in each["message"] and "StreamReaderProtocol" not in each["message"]  # not ours
+    ]
+    assert not said, said
+    return found
 
 
 def a_set(*urls: str, revision: int = 1, concurrency: int | None = None, **fields: Any) -> EndpointSet:
     """Return a set of endpoints ``r0``, ``r1``, …"""
     endpoints = tuple(Endpoint(f"r{at}", url, concurrency=concurrency) for at, url in enumerate(urls))
     return EndpointSet(1, revision, endpoints, datetime.datetime.now(datetime.UTC), **fields)
+
+
+class NotedGate(Gate):
+    """A gate that remembers with which outcomes leases ended."""
+
+    outcomes: list[Outcome]
+
+    def release(self, lease: Lease, outcome: Outcome = Outcome.OK) -> bool:
+        self.outcomes.append(outcome)
+        return super().release(lease, outcome)
 
 
 @dataclass(eq=False)
@@ -77,7 +97,7 @@ class Reception:
 class Gateway:
     """``records`` are of the requests that are over."""
 
-    gate: Gate
+    gate: NotedGate
     reception: Reception
     hall: Hall
     protocols: GatewayProtocols
@@ -105,7 +125,8 @@ async def gateway_to(
 ) -> AsyncIterator[Gateway]:
     """Run a gateway; at its end nothing may be left: no lease, no visitor, no connection."""
     core = Balancer("digits", random.Random(1), queue_capacity=queue_capacity)
-    gate = Gate(core, wait_seconds=wait_seconds)
+    gate = NotedGate(core, wait_seconds=wait_seconds)
+    gate.outcomes = []
     gate.update(known or a_set(*urls, concurrency=concurrency))
     records: list[Record] = []
     reception = Reception(gate, **fields)
