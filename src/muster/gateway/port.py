@@ -14,6 +14,7 @@ from typing import Protocol
 
 from muster.balancer.options import Options
 from muster.balancer.waiting import Gate
+from muster.errors import NoEndpoints
 from muster.http1.request_head import RequestHead
 
 
@@ -61,6 +62,10 @@ class NeedsBody:
 
 
 Decision = Passage | Refused | NeedsBody
+
+
+class UnknownService(NoEndpoints):
+    """What ``gate`` raises for a name that nobody has: it was let in while that was being looked up (404)."""
 
 
 @dataclass(slots=True)
