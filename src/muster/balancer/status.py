@@ -8,10 +8,7 @@ or blocks, and a program that forgets to close can end. It is no reason for a pr
 a warning says so and the program goes on.
 
 It is read by whoever reaches the port, and so listens on loopback unless another IP address is written out; a name is
-not taken, because nothing in it says what it stands for. A page in a browser on the same host reaches loopback, too, by
-a name of its own that points there (DNS rebinding), so a ``Host`` that is a foreign name is refused.
-
-Python's ``http.server`` was refused: a thread for each connection, and no bound on how long a header may take.
+not taken, because nothing in it says what it stands for. How it is answered: ``status_http.py``.
 """
 
 import asyncio
@@ -22,43 +19,18 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import NamedTuple
 
 from muster.balancer import metrics
 from muster.balancer.statistics import Statistics
 from muster.balancer.statistics_json import to_json
+from muster.balancer.status_http import JSON, MOST_CONNECTIONS, Address, Found, StatusServer
 from muster.errors import InvalidSpec
 
 VARIABLE = "MUSTER_STATUS"
-HEAD_BYTES = 8192
-"""A scraper's request has some 300."""
-PATIENCE_SECONDS = 5.0
-"""For a request to be there, and again for its answer to be taken; Prometheus waits for 10."""
-MOST_CONNECTIONS = 16
 
 Source = Callable[[], Sequence[Statistics]]
 
 _log = logging.getLogger(__name__)
-
-
-class Address(NamedTuple):
-    """Where to listen. ``host`` is an IP address; port 0 is any free one."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this host reaches it."""
-        return ipaddress.ip_address(self.host).is_loopback
-
-    @property
-    def url(self) -> str:
-        """Where to ask, from this host if it listens everywhere."""
-        asked = ipaddress.ip_address(self.host)
-        if asked.is_unspecified:
-            asked = ipaddress.ip_address("127.0.0.1" if asked.version == 4 else "::1")
-        return f"http://{f'[{asked}]' if asked.version == 6 else asked}:{self.port}"
 
 
 class Status:
@@ -175,7 +147,6 @@ class _Server:
         self.address = Address(asked.host, self._listener.getsockname()[1])
         self.sources: tuple[Source, ...] = ()
         """Replaced as a whole: its thread reads it without the lock, under which it may be waited for."""
-        self._open = 0
         self._loop = asyncio.new_event_loop()
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="muster: status", daemon=True)
@@ -196,55 +167,23 @@ class _Server:
             runner.run(self._listen())
 
     async def _listen(self) -> None:
-        server = await asyncio.start_server(self._serve, sock=self._listener, limit=HEAD_BYTES)
+        server = await StatusServer(self.address, self._found).listen(self._listener)
         try:
             await self._ended.wait()
         finally:
             server.close()  # not waited for: what is open ends with the loop
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
-        try:
-            if self._open <= MOST_CONNECTIONS:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    answer = await self._answer(reader)
-                writer.write(answer)
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    await writer.drain()
-                    writer.close()
-                    await writer.wait_closed()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # it left, or is too slow: nobody to tell
-        finally:
-            self._open -= 1
-            writer.transport.abort()
-
-    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            return _response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"at most {HEAD_BYTES} bytes\n")
-        try:
-            method, path = _checked(head, self.address)
-            status, kind, body = self._found(path)
-        except _Refusal as refusal:
-            return _response(refusal.status, f"{refusal}\n")
-        except Exception:  # noqa: BLE001 a source is other people's code, and the server has to go on
-            _log.exception("the status of this process cannot be told")
-            return _response(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log of the process\n")
-        return _response(status, body, kind, has_body=method != "HEAD")
-
-    def _found(self, path: str) -> tuple[HTTPStatus, str, str | bytes]:
+    def _found(self, path: str) -> Found:
         match path:
             case "/metrics":
-                return HTTPStatus.OK, metrics.CONTENT_TYPE, metrics.text(self._statistics())
+                return Found(metrics.text(self._statistics()), metrics.CONTENT_TYPE)
             case "/services":
-                return HTTPStatus.OK, "application/json", to_json(os.getpid(), self._statistics())
+                return Found(to_json(os.getpid(), self._statistics()), JSON)
             case "/":
                 names = ", ".join(each.service for each in self._statistics()) or "nothing yet"
                 line = f"muster: process {os.getpid()} balances {names}; /services, /metrics, or muster lb show URL\n"
-                return HTTPStatus.OK, _TEXT, line
-        return HTTPStatus.NOT_FOUND, _TEXT, "there is /services, /metrics and /\n"
+                return Found(line)
+        return Found("there is /services, /metrics and /\n", status=HTTPStatus.NOT_FOUND)
 
     def _statistics(self) -> list[Statistics]:
         """Look at all sources; a service that several of them have is told apart by a number."""
@@ -258,63 +197,3 @@ class _Server:
             names.add(name)
             found.append(each._replace(service=name))
         return found
-
-
-_TEXT = "text/plain; charset=utf-8"
-
-
-class _Refusal(Exception):
-    def __init__(self, status: HTTPStatus, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-def _checked(head: bytes, address: Address) -> tuple[str, str]:
-    """Return method and path of a request that may be answered. Raises ``_Refusal``."""
-    first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
-    parts = first.split(" ")
-    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
-        raise _Refusal(HTTPStatus.BAD_REQUEST, "this speaks HTTP/1.1")
-    hosts = [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].lower() == "host"]
-    if len(hosts) != 1:
-        raise _Refusal(HTTPStatus.BAD_REQUEST, "one Host is needed")
-    if not is_known_host(hosts[0], address):
-        raise _Refusal(
-            HTTPStatus.MISDIRECTED_REQUEST, f"this host is not known here by that name: ask at {address.url}"
-        )
-    if parts[0] not in {"GET", "HEAD"}:
-        raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "this can only be read: GET")
-    return parts[0], parts[1].partition("?")[0]
-
-
-def is_known_host(host: str, address: Address) -> bool:
-    """Whether a ``Host`` is no name that somebody else may have pointed here.
-
-    An IP address is none, nor is ``localhost``. Where more than this host listens, neither is this host's own name or
-    a name without a dot, which only the local network gives.
-    """
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    name = name.lower().removesuffix(".")
-    try:
-        ipaddress.ip_address(name[1:-1] if name.startswith("[") else name)
-        return True
-    except ValueError:
-        pass
-    if name == "localhost":
-        return True
-    return not address.is_loopback and bool(name) and ("." not in name or name == socket.gethostname().lower())
-
-
-def _response(status: HTTPStatus, body: str | bytes, kind: str = _TEXT, *, has_body: bool = True) -> bytes:
-    content = body.encode("utf-8", "replace") if isinstance(body, str) else body
-    lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        f"Content-Type: {kind}",
-        f"Content-Length: {len(content)}",
-        "Connection: close",
-        "Cache-Control: no-store",
-        "X-Content-Type-Options: nosniff",
-    ]
-    if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        lines.append("Allow: GET, HEAD")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (content if has_body else b"")

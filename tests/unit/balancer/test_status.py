@@ -14,10 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import muster
-from muster.balancer import status
+from muster.balancer import status, status_http
 from muster.balancer.statistics import Statistics
 from muster.balancer.statistics_json import from_json
-from muster.balancer.status import Address, is_known_host, read_address, serve, serve_if_asked
+from muster.balancer.status import read_address, serve, serve_if_asked
+from muster.balancer.status_http import HEAD_BYTES, Address, is_known_host
 from muster.errors import InvalidSpec
 from tests.unit.balancer.told import BUSY, NEW
 
@@ -150,19 +151,19 @@ def test_what_is_no_request_is_refused(head: bytes) -> None:
 
 @pytest.mark.parametrize("end", [b"\r\n\r\n", b""])
 def test_a_head_has_a_largest_size(end: bytes) -> None:
-    head = b"GET /services HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (status.HEAD_BYTES + 1) + end
+    head = b"GET /services HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (HEAD_BYTES + 1) + end
     with serving(BUSY) as url:
         assert spoken(url, head).startswith(b"HTTP/1.1 431 ")
 
 
 def test_who_is_slow_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(status_http, "PATIENCE_SECONDS", 0.05)
     with serving(BUSY) as url:
         assert spoken(url, b"GET /services HTTP/1.1\r\n") == b""
 
 
 def test_who_holds_connections_open_keeps_nobody_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(status_http, "MOST_CONNECTIONS", 2)
     with serving(BUSY) as url:
         host, port = url.removeprefix("http://").split(":")
         with contextlib.ExitStack() as stack:
