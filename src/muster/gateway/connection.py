@@ -16,6 +16,7 @@ import socket
 import struct
 import time
 from enum import Enum
+from http import HTTPStatus
 from typing import cast
 
 from muster.gateway import answers
@@ -443,7 +444,10 @@ class Connection(asyncio.Protocol):
         is_short = body is None or (isinstance(body, LengthReader) and body.left <= _MOST_DISCARDED_BYTES)
         # Who expects to be told to continue may send the body now or never: nobody could tell what comes next.
         is_last = (
-            self.is_leaving or not (head.is_persistent and is_short) or (head.expects_continue and body is not None)
+            self.is_leaving
+            or answer.status == HTTPStatus.REQUEST_TIMEOUT
+            or not (head.is_persistent and is_short)
+            or (head.expects_continue and body is not None)
         )
         connection = answers.connection_line(is_last=is_last, is_http_10=head.is_http_10)
         self.write([answers.answer_bytes(answer, connection=connection, is_head=head.method == b"HEAD")])
@@ -530,6 +534,7 @@ class Connection(asyncio.Protocol):
             return
         is_awaited = self._is_reading and (forward.awaits_body if forward is not None else True)
         if is_awaited and now >= self._byte_at + limits.body_seconds:
+            self._set_timer(now + limits.idle_seconds)  # for whatever comes next
             self._stop(answers.body_timeout(limits.body_seconds))
         else:
             due = self._byte_at + limits.body_seconds if is_awaited else now + limits.idle_seconds

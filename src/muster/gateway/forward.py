@@ -163,9 +163,11 @@ class Forward:
 
     @property
     def awaits_body(self) -> bool:
-        """Whether the client is to send the rest of the body, and need not wait to be told to."""
-        is_told = self._is_continued or not self._head.expects_continue or bool(self.upload.size_bytes)
-        return self.is_sinking and is_told and not self.upload.is_complete
+        """Whether the client is to send the rest of the body.
+
+        One that waits to be told to continue is not waited for any longer: a slot is held meanwhile.
+        """
+        return self.is_sinking and not self.upload.is_complete
 
     # Called by the client's connection.
 

@@ -108,7 +108,7 @@ async def is_right_for_others(gateway: Gateway) -> None:
         assert [(await answer_of(client))[1] for _ in range(3)] == [b"hello"] * 3
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_client_may_send_anything(seed: int) -> None:
     async def main() -> None:
         rng = random.Random(seed)
@@ -127,7 +127,7 @@ def test_a_client_may_send_anything(seed: int) -> None:
     run(main(), seconds=40)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_replica_may_answer_anything(seed: int) -> None:
     async def main() -> None:
         rng = random.Random(seed)

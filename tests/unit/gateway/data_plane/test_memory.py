@@ -61,7 +61,7 @@ def test_a_thousand_idle_streams_cost_little_memory() -> None:
             port = int(await process.stdout.readline())
 
             kept: list[asyncio.StreamWriter] = []
-            stack.callback(lambda: [each.transport.abort() for each in kept])
+            stack.callback(_abort, kept)
 
             async def open_some(count: int) -> None:
                 for _ in range(count):
@@ -79,3 +79,8 @@ def test_a_thousand_idle_streams_cost_little_memory() -> None:
             assert 1 < each < MOST_KIB, f"{each:.1f} KiB a stream"
 
     run(main(), seconds=40)
+
+
+def _abort(kept: list[asyncio.StreamWriter]) -> None:
+    for each in kept:
+        each.transport.abort()

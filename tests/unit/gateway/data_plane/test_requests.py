@@ -292,10 +292,11 @@ def test_a_chunked_body_that_grows_above_the_limit_is_refused_in_the_middle() ->
 
 def test_a_body_of_which_nothing_comes_is_given_up() -> None:
     async def main() -> None:
-        async with world(echoes, limits=Limits(body_seconds=0.1)) as ((backend,), gateway):
+        async with world(echoes, limits=Limits(body_seconds=0.1, linger_seconds=0.1)) as ((backend,), gateway):
             async with client_of(gateway) as client:
                 await client.say(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
                 assert await reason_of(client) == (408, "body_timeout")
+                assert await client.rest() == b""
                 await until(lambda: backend.lost)
             assert [(each.status, each.replica) for each in gateway.records] == [(408, "r0")]
 
