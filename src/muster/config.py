@@ -191,7 +191,7 @@ class Settings(BaseSettings):
         default=7690, ge=0, le=65535, description="a port number from 0 to 65535 (0: any free one)"
     )
     broker_url: Annotated[str, AfterValidator(_broker_urls)] | None = Field(
-        default=None, description="where clients are told to find brokers, like tls://a.lab:7690,tls://b.lab:7690"
+        default=None, description="addresses of brokers, like tls://a.lab:7690,tls://b.lab:7690"
     )
     broker_queue: int = Field(
         default=4096, ge=1, le=1_000_000, description="how many requests may wait for one service, at least 1"

@@ -47,10 +47,11 @@ class Running:
 class Brokers:
     """Starts them with one home, and leaves none behind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, home: Path | None = None) -> None:
+        folder.mkdir(exist_ok=True)
         self._folder = folder
         self._started: list[Running] = []
-        self.home = folder / "home"
+        self.home = home or folder / "home"
         self.environ = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ} | {
             "HOME": str(folder),
             "MUSTER_HOME": str(self.home),
@@ -87,8 +88,8 @@ class Brokers:
 
 
 @contextlib.contextmanager
-def brokers_in(folder: Path) -> Iterator[Brokers]:
-    brokers = Brokers(folder)
+def brokers_in(folder: Path, *, home: Path | None = None) -> Iterator[Brokers]:
+    brokers = Brokers(folder, home)
     try:
         yield brokers
     finally:

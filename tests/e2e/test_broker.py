@@ -17,6 +17,7 @@ from muster.broker.messages import HEARTBEAT_SECONDS
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.registry import connect
 from tests.e2e.brokers import Brokers, brokers_in, granted_at
+from tests.e2e.watching import watchers_in
 from tests.e2e.world import MUSTER, SERVE, World
 from tests.servers.redis import RedisServer
 from tests.unit.broker.client import Client
@@ -210,6 +211,23 @@ class TestOfTheirOwn:
         asyncio.run(come())
         status = running.line.partition("status at ")[2].rstrip(")\n")
         assert f"admin/{uuid}/6006" in world.cli("lb", "show", status)
+
+
+@pytest.mark.slow
+def test_services_of_an_api_that_has_no_broker_get_one_beside_a_watcher(world: World, tmp_path: Path) -> None:
+    uuid = world.deploy("who", 2, SERVE, is_service=True)
+    key, registry, token = ServiceKey("lab", uuid), (tmp_path / "aside").as_uri(), tmp_path / "token"
+    token.write_text(TOKEN)
+    authority = str(world.home / "tls" / "ca.pem")
+    with brokers_in(tmp_path / "brokers", home=world.home) as brokers, watchers_in(tmp_path, world.environ) as watchers:
+        running = brokers.start("--registry", registry, "--token-file", str(token), "--account", "lab")
+        url = running.address.url
+        words = ("--feed", "poll", "--account", "lab", "--ca", authority, "--broker-url", url)
+        watchers.start("--registry", registry, *words, MUSTER_TOKEN=world.profile.token)
+        found = world.until(lambda: published(registry, key), "a set")
+        assert found.broker_url == url
+        tls = ssl.create_default_context(cadata=found.ca_pem)
+        asyncio.run(granted_at([running.address], tls, key, TOKEN))
 
 
 @pytest.mark.slow

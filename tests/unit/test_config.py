@@ -85,6 +85,10 @@ def test_a_child_reads_the_same_settings_from_the_environment(home: Path, monkey
         ("port = 70000", "{path}: port: 70000 is not a port number from 0 to 65535 (0: any free one)"),
         ("prot = 7600", "{path}: prot: unknown key; did you mean 'port'?"),
         ("engine = 'podman'", "{path}: engine: 'podman' is not auto, local or docker"),
+        (
+            "broker_url = 'http://a.lab'",
+            "{path}: broker_url: 'http://a.lab' is not addresses of brokers, like tls://a.lab:7690,tls://b.lab:7690",
+        ),
         ("time_zone = 'CST'", "{path}: time_zone: 'CST' is not an offset like +08:00"),
         (
             "file_storage = ''",
@@ -152,3 +156,14 @@ def test_a_password_in_the_registrys_url_is_not_shown(tmp_path: Path) -> None:
     settings = load_settings({"home": tmp_path, "registry": "redis://muster:hunter2@cache:6379/0?prefix=lab"})
     assert settings.shown()["registry"] == ("redis://cache:6379/0", "--registry")
     assert "hunter2" in settings.registry_url
+
+
+def test_the_broker_is_reached_as_the_host_is(home: Path) -> None:
+    assert load_settings().broker_public_host == "127.0.0.1"
+    assert load_settings({"host": "0.0.0.0"}).broker_public_host == "127.0.0.1"
+    assert load_settings({"host": "10.0.0.7"}).broker_public_host == "10.0.0.7"
+    write(home, 'public_host = "gpu1.lab"\nbroker_host = "0.0.0.0"\nbroker_url = "tls://a.lab:1, unix:///run/b"\n')
+    settings = load_settings()
+    assert (settings.broker_public_host, settings.broker_listen_host) == ("gpu1.lab", "0.0.0.0")
+    assert settings.broker_url == "tls://a.lab:1,unix:///run/b"
+    assert settings.environment()["MUSTER_BROKER_URL"] == settings.broker_url

@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
 
     def __repr__(self) -> str:
-        who = "" if self.hello is None else f" {self.hello.client!r} for {self.hello.key}"
+        who = "" if self.hello is None else f" {self.hello.client!r} for {str(self.hello.key)!r}"
         return f"<client{who}>"
 
     # ── the event loop's ─────────────────────────────────────────────────────────────────────────────────────────
@@ -122,6 +122,7 @@ class Connection(asyncio.Protocol):
             self._leave()
             return
         self.stage, self.was_seated = Stage.SEATED, True
+        self.heard_at = self._loop.time()  # what it said while it was looked up has only been held
         served.join(self, self.hello)
         held, self._held = self._held, []
         try:

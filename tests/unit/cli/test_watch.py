@@ -138,3 +138,11 @@ def test_without_a_token_it_says_where_one_is_looked_for(capsys: Captured, monke
     monkeypatch.delenv("MUSTER_TOKEN")
     line = refusal(capsys, "--api", "http://127.0.0.1:1", "--registry", "file:///tmp/r")
     assert "set MUSTER_TOKEN or use --token-file" in line
+
+
+def test_a_broker_at_no_address_is_refused(api: ScriptedApi, tmp_path: Path, capsys: Captured) -> None:
+    words = ["watch", "--api", api.url, "--registry", f"file://{tmp_path}/r", "--broker-url", "a.lab:7690"]
+    assert run(words) == 1
+    assert capsys.readouterr().err.startswith(
+        "error: --broker-url: 'a.lab:7690' is no address of a broker: write tls://"
+    )

@@ -277,6 +277,25 @@ def test_what_cannot_be_published_for_long_is_tried_more_and_more_seldom() -> No
     loop.close()
 
 
+def test_every_set_says_where_the_broker_is() -> None:
+    loop = VirtualLoop()
+
+    async def scenario() -> None:
+        sets = connect("memory://told-broker")
+        feed, url = ScriptedFeed((ENDPOINT,)), "tls://a.lab:7690,tls://b.lab:7690"
+        watcher = Watcher(feed, sets, FakeClock(loop), publisher="test#1", broker_url=url)
+        watching = asyncio.create_task(watcher.run())
+        await asyncio.sleep(2)
+        found = await sets.get(ServiceKey("admin", GONE))
+        assert found is not None
+        assert found.broker_url == url
+        watching.cancel()
+        await asyncio.wait((watching,))
+
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
 def test_a_name_that_the_registry_lost_alone_is_linked_again_within_minutes() -> None:
     loop = VirtualLoop()
 
