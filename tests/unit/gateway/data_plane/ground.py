@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import random
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -121,6 +122,7 @@ async def gateway_to(
     wait_seconds: float = 5.0,
     queue_capacity: int = 100,
     known: EndpointSet | None = None,
+    tls: ssl.SSLContext | None = None,
     **fields: Any,
 ) -> AsyncIterator[Gateway]:
     """Run a gateway; at its end nothing may be left: no lease, no visitor, no connection."""
@@ -132,7 +134,7 @@ async def gateway_to(
     reception = Reception(gate, **fields)
     hall = Hall(reception, records.append, limits or Limits())
     protocols = gateway_protocol(hall)
-    server = await asyncio.get_running_loop().create_server(protocols, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(protocols, "127.0.0.1", 0, ssl=tls)
     gateway = Gateway(gate, reception, hall, protocols, server.sockets[0].getsockname()[1], records)
     try:
         yield gateway

@@ -332,3 +332,58 @@ def test_a_deadline_in_the_middle_of_an_answer_breaks_it_off() -> None:
             assert [(each.status, each.reason) for each in gateway.records] == [(200, "deadline")]
 
     run(main())
+
+
+def test_a_client_that_waits_to_be_told_is_told_by_the_replica_that_takes_it() -> None:
+    async def main() -> None:
+        async def takes(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                assert value(await backend.head(reader), b"expect") == b"100-continue"
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                await reader.readexactly(2)
+                writer.write(OK)
+
+        async def refuses(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await backend.head(reader)
+            writer.write(refusing())
+            await reader.read()
+
+        async with world(refuses, takes) as ((refuser, _), gateway), client_of(gateway) as client:
+            for _ in range(6):
+                await client.say(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+                assert (await client.head()).startswith(b"HTTP/1.1 100 ")
+                await client.say(b"hi")
+                assert (await client.answer())[1] == b"ok"
+            assert refuser.heads
+
+    run(main())
+
+
+def test_only_what_may_be_repeated_takes_a_connection_that_was_idle_for_long() -> None:
+    async def main() -> None:
+        async with world(echoes) as ((backend,), gateway), client_of(gateway) as client:
+            for sent, connections in ((POST, 1), (POST, 1), (GET, 1), (POST, 2)):
+                if sent is GET:
+                    await asyncio.sleep(1.1)  # longer than SAFELY_IDLE_SECONDS
+                    await client.say(GET)
+                    await answer_of(client)
+                    await asyncio.sleep(1.1)
+                else:
+                    await client.say(sent)
+                    await answer_of(client)
+                assert backend.connections == connections
+            assert gateway.protocols.pools.free_connections == 2
+
+    run(main())
+
+
+@pytest.mark.slow
+def test_connections_that_nobody_uses_are_ended() -> None:
+    async def main() -> None:
+        async with world(echoes) as ((backend,), gateway), client_of(gateway) as client:
+            await client.say(GET)
+            await answer_of(client)
+            await until(lambda: backend.lost)
+            assert gateway.protocols.pools.free_connections == 0
+
+    run(main())

@@ -20,16 +20,19 @@ LARGE = 16 * 1024 * 1024
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def test_a_websocket_echoes_through_a_leaving_hall() -> None:
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_websocket_echoes_through_a_leaving_hall(is_tls: bool, tmp_path: Path) -> None:
     async def echo(connection: ServerConnection) -> None:
         async for message in connection:
             await connection.send(message)
 
     async def main() -> None:
+        server_tls, trusting = certificate(tmp_path)
         async with serve(echo, "127.0.0.1", 0) as server:
             port = next(iter(server.sockets)).getsockname()[1]
-            async with gateway_to(f"http://127.0.0.1:{port}") as gateway:
-                async with connect(f"ws://127.0.0.1:{gateway.port}/", proxy=None) as socket_:
+            async with gateway_to(f"http://127.0.0.1:{port}", tls=server_tls if is_tls else None) as gateway:
+                url = f"{'wss' if is_tls else 'ws'}://127.0.0.1:{gateway.port}/"
+                async with connect(url, proxy=None, ssl=trusting if is_tls else None) as socket_:
                     for message in ("hello", os.urandom(300_000)):
                         await socket_.send(message)
                         assert await socket_.recv() == message
