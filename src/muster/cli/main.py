@@ -26,6 +26,7 @@ from muster.cli import (
     events,
     explain,
     files,
+    gateway,
     host,
     images,
     lb,
@@ -104,6 +105,7 @@ app.add_typer(rollout.rollout)
 app.add_typer(machines.machines)
 app.add_typer(ca.ca)
 app.add_typer(registry.registry)
+app.add_typer(gateway.gateway)
 app.add_typer(lb.lb)
 app.add_typer(queue.queue)
 
