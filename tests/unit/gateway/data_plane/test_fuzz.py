@@ -14,7 +14,7 @@ import pytest
 from muster.gateway.port import Limits
 from tests.unit.gateway.data_plane.ground import Gateway, client_of, run, world
 from tests.unit.gateway.data_plane.test_requests import answer_of, echoes
-from tests.unit.ingress.http.ground import Backend, until
+from tests.unit.ingress.http.ground import GET, Backend, until, value
 
 ROUNDS = 400
 LIMITS = Limits(head_seconds=0.1, idle_seconds=0.1, body_seconds=0.1, linger_seconds=0.05)
@@ -156,5 +156,47 @@ def test_a_replica_may_answer_anything(seed: int) -> None:
                         group.create_task(ask())
                 await until(lambda: not gateway.protocols.guests.open_connections)
                 await until(lambda: not gateway.in_flight)
+
+    run(main(), seconds=40)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_clients_and_replicas_do_every_lease_and_every_visitor_comes_back(seed: int) -> None:
+    async def main() -> None:
+        rng = random.Random(seed)
+
+        async def moody(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                head = await backend.head(reader)
+                mood = rng.randrange(8)
+                if mood == 0:
+                    return
+                if mood != 1:
+                    await reader.readexactly(int(value(head, b"content-length") or 0))
+                if mood == 2:
+                    await asyncio.sleep(rng.random() * 0.05)
+                writer.write(ANSWERS[4] if mood == 1 else ANSWERS[0] if mood > 4 else ANSWERS[mood - 2])
+                if mood == 3:
+                    return
+
+        async with world(moody, moody, moody, limits=LIMITS, concurrency=2, wait_seconds=0.3) as (_, gateway):
+
+            async def behave() -> None:
+                async with client_of(gateway) as client:
+                    size = rng.choice([0, 0, 10, 100_000, 400_000])
+                    sent = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+                    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+                        async with asyncio.timeout(rng.choice([0.0, 0.01, 0.05, 2.0])):
+                            await client.say(rng.choice([GET, GET * 3, sent, sent[: size // 2 + 60]]))
+                            await client.answer()
+
+            for _ in range(5):
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(40):
+                        group.create_task(behave())
+                await until(lambda: not gateway.protocols.guests.open_connections)
+                await until(lambda: not gateway.in_flight and not gateway.waiting)
+                assert gateway.reception.left == gateway.reception.admitted == len(gateway.records)
+                assert gateway.protocols.guests.in_flight == 0
 
     run(main(), seconds=40)
