@@ -19,7 +19,7 @@ Safe for one thread at a time; ``waiting.py`` holds the lock.
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from muster.balancer.admission import Admission
 from muster.balancer.ask import NOTHING_SAID, Ask
@@ -202,6 +202,23 @@ class Balancer:
         tickets = list(self._queue)
         self._queue.clear()
         return tickets
+
+    def take_over(self, tickets: Iterable[Ticket], now: float) -> None:
+        """Fill the queue with what has waited elsewhere and is kept, see ``join``; what cannot wait has an error then.
+
+        All of them at once, since to look after each for whom it could serve takes time that grows with the square.
+        """
+        for ticket in tickets:
+            ticket.credit = 0.0
+            try:
+                self._admission.assess(ticket, now, is_new=False)
+            except BalancerError as error:
+                ticket.error = error
+                ticket.wake()
+            else:
+                self._queue.push(ticket)
+        self._dispatch(now)
+        self._unmet += len(self._queue)
 
     @property
     def running(self) -> Collection[Lease]:

@@ -163,9 +163,7 @@ class Seat:
         waiting = sorted(self._asked.values(), key=lambda each: each.asked_at)
         self._asked.clear()
         self._asked_as.clear()
-        for ticket in waiting:
-            self._choose_here(ticket, now)
-            ticket.wake()
+        self._core.take_over(waiting, now)
 
     def closed(self) -> None:
         """Wake whoever waits: the gate was closed."""
@@ -286,22 +284,14 @@ class Seat:
     def _go_up(self, now: float) -> None:
         self._announce(self._core.running, now)
         self._state = State.UP
+        kept = []
         for ticket in self._core.hand_over():
             ticket.is_new = False
             if self._can_ask(ticket):
                 self._ask(ticket, now, is_kept=True)
             else:
-                self._choose_here(ticket, now)
-
-    def _choose_here(self, ticket: Ticket, now: float) -> None:
-        """Let the core have one that waited elsewhere."""
-        ticket.credit = 0.0
-        try:
-            self._core.join(ticket, now, is_kept=True)
-        except BalancerError as error:
-            ticket.error = error
-        if ticket.lease is not None or ticket.error is not None:
-            ticket.wake()
+                kept.append(ticket)
+        self._core.take_over(kept, now)
 
     def _announce(self, leases: Iterable[Lease], now: float) -> None:
         """Tell of all leases that the broker does not know."""

@@ -168,6 +168,16 @@ def test_what_was_taken_back_is_forgotten_when_its_client_must_have_heard_so() -
     assert ground.in_flight == 0
 
 
+def test_what_was_taken_back_is_remembered_until_its_client_must_have_heard_so() -> None:
+    ground = Ground()
+    client = ground.client()
+    client.asks(1)
+    ground.wait(START_SECONDS + 0.01)
+    client.says(messages.beat([]))
+    client.says(messages.start(1))
+    assert ground.in_flight == 1
+
+
 def test_a_number_that_is_used_again_after_it_was_taken_back_is_another_lease() -> None:
     ground = Ground(replace(R1, concurrency=2))
     client = ground.client()
