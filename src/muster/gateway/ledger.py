@@ -64,7 +64,7 @@ class Ledger:
             rate, memory = key.requests_per_second, self._memory
             if rate is not None:
                 (arrival,) = _TIME.unpack_from(memory, at)
-                # A limit that a reload raised holds at once.
+                # What was used under a limit that a reload raised bars nobody for longer than the new one would.
                 arrival = max(now, min(arrival, now + key.burst / rate)) + 1 / rate
                 ahead = arrival - now - key.burst / rate
                 if ahead > _ROUNDING:

@@ -143,7 +143,10 @@ def reception_of(
     concurrencies = {
         (route.service, route.port): route.concurrency for route in reversed(config.route) if route.concurrency
     }
-    table = Table(tuple(map(rule_of, config.route)), config.service, knows=services.knows)
+    services.tells_names = all(key.services is None for key in config.key)  # else some may not know of others' services
+    table = Table(
+        tuple(map(rule_of, config.route)), config.service, knows=services.knows, tells_names=services.tells_names
+    )
 
     def concurrency(name: str, port: int) -> int | None:
         return concurrencies.get((name, port)) or concurrencies.get(("*", port))

@@ -154,6 +154,7 @@ class Table:
     """The rules of a configuration; ``services`` are those that are named where there are no rules.
 
     With neither, every service may be asked for by its name, and ``knows`` says which names a host may begin with.
+    Without ``tells_names`` no answer says which services or models there are.
     """
 
     def __init__(
@@ -162,14 +163,15 @@ class Table:
         services: Sequence[str] = (),
         *,
         knows: Callable[[str], bool] = lambda _: False,
-        defaults: Rule | None = None,
+        tells_names: bool = True,
     ) -> None:
         self._rules = rules
         self._services = services
         self._knows = knows
         self._models = tuple(sorted({model for rule in rules for model in rule.models}))
-        rule = self._default = defaults or Rule("")
-        self._stripping = Rule("", rule.port, strip=1, timeout=rule.timeout)
+        self._tells_names = tells_names
+        self._default = Rule("")
+        self._stripping = Rule("", strip=1)
 
     @property
     def named(self) -> Sequence[tuple[str, int]]:
@@ -210,10 +212,13 @@ class Table:
     def _nowhere(self, model: str | NoRoute | None) -> NoRoute:
         if model is None:
             return NoRoute(404, "no_route", "no route of this gateway leads from here to a service: look at the path")
-        known = shown_names(self._models)
+        known = self._known(self._models)
         if isinstance(model, NoRoute):
-            return NoRoute(model.status, model.reason, f"{model.error}; the models here: {known}")
-        return NoRoute(404, "unknown_model", f"no model is called {model[:MOST_NAME_CHARACTERS]!r}; known: {known}")
+            return NoRoute(model.status, model.reason, model.error + known)
+        return NoRoute(404, "unknown_model", f"no model is called {_short(model)} here{known}")
+
+    def _known(self, names: Sequence[str]) -> str:
+        return f"; known: {shown_names(names)}" if names and self._tells_names else ""
 
     def _obvious(self, head: RequestHead, path: Path, body: bytes | None) -> Found:
         services = self._services
@@ -235,7 +240,7 @@ class Table:
 
     @property
     def _ways(self) -> str:
-        return f"/SERVICE/…; known: {shown_names(self._services)}" if self._services else "/SERVICE/…"
+        return f"/SERVICE/…{self._known(self._services)}"
 
     def _by_model(self, head: RequestHead, path: Path, body: bytes | None) -> Found:
         if not head.has_body:
@@ -248,8 +253,9 @@ class Table:
         if isinstance(model, NoRoute):
             return NoRoute(model.status, model.reason, f"{model.error}; or ask for {self._ways}")
         if (self._services and model not in self._services) or not is_name(model):
-            known = f"known: {shown_names(self._services)}" if self._services else "write the name of a service"
-            return NoRoute(404, "unknown_model", f"no model is called {_short(model)}; {known}")
+            return NoRoute(
+                404, "unknown_model", f"no model is called {_short(model)} here{self._known(self._services)}"
+            )
         return Match(model, path.target, self._default)
 
 

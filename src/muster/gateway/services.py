@@ -12,6 +12,8 @@ waits. What a name costs that nobody has: one look into the registry for all who
 There are at most ``most`` gates. Beyond that the one that nobody has used for longest goes, if nobody is at it now.
 
 Each gate has a task that carries its sets from the registry, and whatever ``on_open`` returns runs beside it.
+
+What clients are told does not say which registry it is, nor which services others have, unless ``tells_names``.
 """
 
 import asyncio
@@ -113,6 +115,7 @@ class Services:
         self._names: frozenset[str] = frozenset()
         self._unknown: dict[ServiceKey, float] = {}
         self._lookups = 0
+        self.tells_names = True
         self._group: asyncio.TaskGroup | None = None
 
     @property
@@ -175,14 +178,11 @@ class Services:
     def _make(self, key: ServiceKey, *, is_meant: bool, concurrency: int | None) -> _Open:
         assert self._group is not None
 
-        def hint() -> str:
-            return subscription.hint()
-
         core = Balancer(
             str(key),
             random.Random(),  # noqa: S311 - spreads load, hides nothing
             concurrency=concurrency,
-            hint_when_unknown=hint,
+            hint_when_unknown=_hint,
         )
         gate = _OpenGate(core, wait_seconds=self._wait_seconds, monotonic=self._monotonic)
         subscription = Subscription(f"registry {self._where}", lambda: _Shared(self._registry), key, gate)
@@ -235,8 +235,8 @@ class Services:
 
     def _unknown_text(self, key: ServiceKey) -> str:
         port = "" if key.port == 6006 else f" with port {key.port}"
-        known = shown_names(self.names)
-        return f"no service is called {key.service!r}{port} in the registry {self._where}; known: {known}"
+        known = f"; known: {shown_names(self.names)}" if self.tells_names else ""
+        return f"no service is called {key.service!r}{port} here{known}"
 
     def _end(self, key: ServiceKey) -> None:
         opened = self._open.pop(key)
@@ -276,6 +276,11 @@ class Services:
                 self._listed = frozenset(key for key in keys if key.account == self._account)
                 self._names = frozenset(key.service for key in self._listed)
             await asyncio.sleep(LOOK_SECONDS)
+
+
+def _hint() -> str:
+    """Say of a service that is meant and not published what whoever asks can do; the log says the rest."""
+    return "so far: start it, or ask whoever runs this gateway"
 
 
 class _Shared:
