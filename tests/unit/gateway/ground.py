@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import datetime
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +30,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(bounded())
 
 
-def head(target: str = "/", *, host: str = "gateway", method: str = "GET", body: int = 0, **fields: str) -> RequestHead:
+async def until(level: Callable[[], object]) -> None:
+    """Wait for a level, as long as the test may take."""
+    while not level():  # noqa: ASYNC110 nobody tells
+        await asyncio.sleep(0.001)
+
+
+def head(target: str = "/", *, host: str = "gateway", method: str = "GET", body: int = 0, **fields: Any) -> RequestHead:
     """Return a head; ``X_Muster_Deadline="3"`` is a field."""
     found = [(b"Host", host.encode())]
     found += [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()]

@@ -82,7 +82,7 @@ def test_lines_are_written_soon_and_not_only_at_the_end(tmp_path: Path) -> None:
     async def main() -> None:
         log = AccessLog(str(path))
         log.note(RECORD, 0)
-        await until(lambda: path.read_text())
+        await until(path.read_text)
         log.note(RECORD, 0)
         await until(lambda: path.read_text().count("\n") == 2)
         await log.aclose()
@@ -96,7 +96,7 @@ def test_a_file_that_was_renamed_is_let_go_of(tmp_path: Path) -> None:
     async def main() -> None:
         log = AccessLog(str(path))
         log.note(RECORD, 1)
-        await until(lambda: path.read_text())
+        await until(path.read_text)
         path.rename(tmp_path / "access.log.1")
         log.reopen()
         log.note(RECORD, 2)

@@ -43,7 +43,7 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
     ("text", "error"),
     [
         ("listn = []", "/gateway.toml: listn: unknown key; did you mean 'listen'?"),
-        ('[[route]]\nservice = "a"\npaht = "/"', "/gateway.toml: route[0].paht: unknown key; did you mean 'path'?"),
+        ('[[route]]\nservice = "a"\npathh = "/"', "/gateway.toml: route[0].pathh: unknown key; did you mean 'path'?"),
         ("[limits]\nhead_kb = 0", "/gateway.toml: limits.head_kb: 0 is not a number of KB from 1 to 1024"),
         ("listen = ['a']", "listen[0]: 'a' is not a list of addresses"),
         ("listen = ['127.0.0.1:70000']", "is not a list of addresses"),

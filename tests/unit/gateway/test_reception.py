@@ -141,7 +141,7 @@ def test_headers_say_to_the_balancer_what_the_sdk_says(tmp_path: Path) -> None:
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_by_its_name(
-    tmp_path: Path, fields: dict[str, str], reason: str, error: str
+    tmp_path: Path, fields: dict[str, Any], reason: str, error: str
 ) -> None:
     async def test(desk: Desk) -> None:
         refused = desk.refuses(head(**fields))
