@@ -64,8 +64,9 @@ class Ledger:
             rate, memory = key.requests_per_second, self._memory
             if rate is not None:
                 (arrival,) = _TIME.unpack_from(memory, at)
-                # What was used under a limit that a reload raised bars nobody for longer than the new one would.
-                arrival = max(now, min(arrival, now + key.burst / rate)) + 1 / rate
+                if arrival > now + key.burst / rate + _ROUNDING:
+                    arrival = now  # no request of this limit sets it so far ahead: a reload has raised it
+                arrival = max(now, arrival) + 1 / rate
                 ahead = arrival - now - key.burst / rate
                 if ahead > _ROUNDING:
                     return _too_fast(key, rate, ahead)

@@ -84,7 +84,7 @@ def test_who_has_too_many_under_way_does_not_pay_with_rate(ledger: Ledger) -> No
 
 def test_a_limit_that_is_raised_forgets_what_was_used_under_the_old_one(ledger: Ledger) -> None:
     assert entered(ledger, a_key(requests_per_second=0.01, burst=50), 100) == 50
-    assert ledger.enter(a_key(requests_per_second=100.0, burst=1), NOW + 0.02) is None
+    assert ledger.enter(a_key(requests_per_second=100.0, burst=1), NOW + 0.01) is None
 
 
 def test_what_a_dead_process_had_under_way_is_given_back(ledger: Ledger) -> None:
