@@ -5,8 +5,8 @@
 
     port              what the two halves tell each other: Passage, Refused, NeedsBody, Record
     reception         config routing keys ledger services: for which service a request is, and as whom it may pass
-    data plane        protocol connection upload ▸ forward attempt request answers ▸ pools upstream: carries it to a
-                      replica, or elsewhere
+    data plane        protocol connection upload ▸ forward exchange attempt answers ▸ pools request upstream: carries
+                      it to a replica, or elsewhere
     for people        access_log metrics
 
 One process per core accepts from one address (``SO_REUSEPORT``); all of them ask one broker, or each would have a queue

@@ -107,9 +107,9 @@ def garbled(replica: str, detail: str) -> Refused:
     return Refused(502, "garbled", f"replica {replica}'s answer is not clearly HTTP/1.1: {detail}")
 
 
-def not_http(replica: str, protocol: str) -> Refused:
+def not_http(replica: str) -> Refused:
     """Say that a service is not for a gateway of HTTP."""
-    return Refused(502, "not_http", f"replica {replica} speaks {protocol}, not HTTP: connect to its address yourself")
+    return Refused(502, "not_http", f"replica {replica} speaks raw TCP, not HTTP: connect to its address yourself")
 
 
 def too_large(most_bytes: int) -> Refused:

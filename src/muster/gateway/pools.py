@@ -176,9 +176,10 @@ class Pools:
         ca_pem = gate.endpoints.ca_pem if gate.endpoints is not None else None
         context = self._contexts.get(ca_pem)
         if context is None:
-            context = self._contexts[ca_pem] = ssl.create_default_context()
+            context = ssl.create_default_context()
             if ca_pem is not None:
                 context.load_verify_locations(cadata=ca_pem)
+            self._contexts[ca_pem] = context
         return context
 
 
