@@ -12,8 +12,6 @@ There is one timer for a connection. It is not set anew for every request but lo
 """
 
 import asyncio
-import socket
-import struct
 import time
 from enum import Enum
 from http import HTTPStatus
@@ -23,6 +21,7 @@ from muster.gateway import answers
 from muster.gateway.forward import Forward
 from muster.gateway.port import Decision, NeedsBody, Passage, Record, Refused
 from muster.gateway.shared import Shared
+from muster.gateway.sockets import break_off, has_gone, keep_alive
 from muster.gateway.upload import Upload
 from muster.gateway.upstream import HIGH_WATER_BYTES
 from muster.http1.bodies import LengthReader
@@ -34,13 +33,8 @@ _MOST_DISCARDED_BYTES = 64 * 1024
 """A body up to this is read and thrown away, to keep the connection of a request that was refused."""
 _JOINED_BYTES = 16 * 1024
 """Up to this, copying pieces into one costs less than a TLS record for each."""
-_RESET = struct.pack("ii", 1, 0)
-_KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
-"""A client whose host vanished is noticed after two minutes; until then it counts as in flight."""
 _LOOK_SECONDS = 1.0
 """A client that is not read, since its body has nowhere to go yet, is looked at this often: has it gone?"""
-_GONE = frozenset([7, 8])
-"""TCP_CLOSE and TCP_CLOSE_WAIT, as ``include/net/tcp_states.h`` of Linux counts them."""
 
 
 class _Phase(Enum):
@@ -130,9 +124,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Break the connection off so that it cannot be taken for its proper end."""
         self._phase = _Phase.OVER
-        if isinstance(self._transport.get_extra_info("sockname"), tuple) and not self._transport.is_closing():
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._transport.abort()
+        break_off(self._transport)
 
     # Called by the loop.
 
@@ -146,10 +138,7 @@ class Connection(asyncio.Protocol):
         self.about = b"X-Forwarded-Proto: %b\r\n" % scheme
         if isinstance(here, tuple):
             self.about += b"X-Forwarded-Port: %d\r\n" % here[1]
-            connection = transport.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _KEEPALIVE:
-                connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        keep_alive(transport)
         self._shared.guests.connections.add(self)
         self._expect_within(self._shared.hall.limits.idle_seconds)
 
@@ -483,13 +472,6 @@ class Connection(asyncio.Protocol):
         self._expect_within(self._shared.hall.limits.linger_seconds)
         self.regulate()
 
-    def _has_gone(self) -> bool:
-        if not hasattr(socket, "TCP_INFO") or not isinstance(self._transport.get_extra_info("sockname"), tuple):
-            return False
-        connection = self._transport.get_extra_info("socket")
-        state: bytes = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        return state[0] in _GONE
-
     # The timer.
 
     def _expect_within(self, seconds: float) -> None:
@@ -525,7 +507,7 @@ class Connection(asyncio.Protocol):
         limits = self._shared.hall.limits
         forward = self._forward
         if forward is not None and self._is_unseen:
-            if self._has_gone():
+            if has_gone(self._transport):
                 self._forward = None
                 forward.gone(None)
                 self.abort()
