@@ -64,7 +64,7 @@ class Ledger:
             rate, memory = key.requests_per_second, self._memory
             if rate is not None:
                 (arrival,) = _TIME.unpack_from(memory, at)
-                if arrival > now + key.burst / rate + _ROUNDING:
+                if arrival > now + key.burst / rate + _SKEW_SECONDS:
                     arrival = now  # no request of this limit sets it so far ahead: a reload has raised it
                 arrival = max(now, arrival) + 1 / rate
                 ahead = arrival - now - key.burst / rate
@@ -120,6 +120,8 @@ class Ledger:
             fcntl.lockf(self.descriptor, fcntl.LOCK_UN, self._slot_bytes, at)
 
 
+_SKEW_SECONDS = 1.0
+"""Longer than a process takes from reading the clock to having the lock; others may have been there meanwhile."""
 _ROUNDING = 1e-9
 """Sums of fractions of a second may be too large by less than this."""
 

@@ -61,6 +61,12 @@ def test_who_is_refused_is_not_counted(ledger: Ledger) -> None:
     assert ledger.enter(key, NOW + 1) is None
 
 
+def test_a_process_that_read_the_clock_before_others_used_the_burst_gets_nothing_more(ledger: Ledger) -> None:
+    key = a_key(requests_per_second=1.0, burst=3)
+    assert entered(ledger, key, 9, NOW + 0.2) == 3
+    assert entered(ledger, key, 9, NOW) == 0
+
+
 def test_requests_under_way_are_counted_over_all_processes(ledger: Ledger) -> None:
     key = a_key(concurrency=2)
     second = other(ledger, 1)
