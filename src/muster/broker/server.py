@@ -135,7 +135,8 @@ class Broker:
         self._is_quiet.clear()
         if self._connections:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_quiet.wait(), STOP_SECONDS)
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._is_quiet.wait()
         for connection in list(self._connections):
             connection.abort()
 

@@ -36,7 +36,7 @@ from muster.model.endpoint import SCHEMA, EndpointSet, ServiceKey
 from muster.registry import names, redis_scripts, stored
 from muster.registry.port import Beat, Claim
 from muster.registry.redis_bell import Bell
-from muster.registry.redis_connections import DEADLINE_SECONDS, make_pool
+from muster.registry.redis_connections import DEADLINE_SECONDS, cancellable, make_pool
 from muster.registry.redis_url import RedisAddress, parse
 
 CLAIMS_AT_ONCE = 200
@@ -120,7 +120,8 @@ class RedisRegistry:
                     target = found  # it may have changed before we listened: read once more
                     continue
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(listener.has_news.wait(), _about(REREAD_SECONDS))
+                    async with asyncio.timeout(_about(REREAD_SECONDS)):  # wait_for of 3.11 may lose a cancellation
+                        await listener.has_news.wait()
 
     async def keys(self) -> Sequence[ServiceKey]:
         """Return all keys that hold a set (no aliases), in order."""
@@ -223,9 +224,10 @@ class RedisRegistry:
 
     async def _call(self, attempt: str, make: Callable[[], Any]) -> Any:
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                call: Awaitable[Any] = make()
-                return await call
+            with cancellable():
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    call: Awaitable[Any] = make()
+                    return await call
         except TimeoutError as error:
             raise RegistryUnavailable(f"{attempt}: no answer of {self._address} in {DEADLINE_SECONDS:g} s") from error
         except (RedisError, OSError) as error:

@@ -15,6 +15,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from muster.registry.redis_connections import cancellable
+
 LONGEST_RETRY_SECONDS = 1.0
 _READ_SECONDS = 5.0
 _CANCEL_SECONDS = 0.1
@@ -60,7 +62,7 @@ class Bell:
         before, listener.channels = listener.channels, frozenset(channels)
         new = listener.channels - before
         if new and self._pubsub is not None:
-            with contextlib.suppress(RedisError, OSError):  # the reader notices too, and begins anew
+            with cancellable(), contextlib.suppress(RedisError, OSError):  # the reader notices too, and begins anew
                 await self._pubsub.subscribe(*new)
         await self._forget(before - listener.channels)
 
@@ -70,7 +72,7 @@ class Bell:
     async def _forget(self, channels: Collection[str]) -> None:
         unwanted = set(channels) - self._wanted()
         if unwanted and self._pubsub is not None:
-            with contextlib.suppress(RedisError, OSError):
+            with cancellable(), contextlib.suppress(RedisError, OSError):
                 await self._pubsub.unsubscribe(*unwanted)
 
     async def _run(self) -> None:

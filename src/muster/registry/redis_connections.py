@@ -5,11 +5,15 @@ What redis-py would do by itself and must not:
 * It builds a TLS context for each connection, some 40 ms in which the loop stands still, and adds the authorities it
   is given to the system's. Here one context serves all, and ``ca`` says who is believed and nobody else is.
 * It tries again and again behind our back. Here a call whose connection turns out to be broken is made once more.
+* It takes a cancellation for its own time-out while it connects, and goes on. Here it is raised (``cancellable``).
 * It notices a host that vanished only when it writes. Here the kernel asks, since whoever only listens never writes.
 """
 
+import asyncio
+import contextlib
 import socket
 import ssl
+from collections.abc import Iterator
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Connection, SSLConnection
@@ -32,6 +36,18 @@ class _TrustingConnection(SSLConnection):
     def __init__(self, *, context: ssl.SSLContext, **options: Any) -> None:
         super().__init__(**options)
         self.ssl_context.context = context
+
+
+@contextlib.contextmanager
+def cancellable() -> Iterator[None]:
+    """Raise ``CancelledError`` at the end, if the task was cancelled meanwhile and redis-py has kept that to itself."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def make_pool(address: RedisAddress) -> BlockingConnectionPool:

@@ -45,6 +45,26 @@ class TestTrouble:
 
         run(scenario)
 
+    def test_a_watch_that_is_cancelled_while_it_connects_ends(self, server: RedisServer) -> None:
+        async def watch() -> None:
+            async with opened(server.url) as registry:
+                async for _ in registry.watch(KEY):
+                    pass
+
+        async def scenario() -> None:
+            watching = set()
+            for number in range(200):
+                watching.add(task := asyncio.create_task(watch()))
+                await asyncio.sleep(number * 0.0001)
+                task.cancel()
+            _, left = await asyncio.wait(watching, timeout=SOON_SECONDS)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            assert not left, f"{len(left)} go on"
+
+        run(scenario)
+
     def test_a_redis_that_restarts_empty_says_nothing(self, server: RedisServer) -> None:
         async def scenario() -> None:
             async with opened(server.url) as registry, watched(registry) as sets:
