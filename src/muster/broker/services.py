@@ -63,6 +63,7 @@ class Services:
         self._served: dict[ServiceKey, Served] = {}
         self._feeding: dict[ServiceKey, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._has_begun = asyncio.Event()
         self._opening = asyncio.Semaphore(OPENING_AT_ONCE)
         self._holding: Holding | None = None
 
@@ -84,6 +85,7 @@ class Services:
         """Feed what is open, follow names and close what nobody visits, until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
+            self._has_begun.set()
             try:
                 if self._holding is not None:
                     group.create_task(self._holding.run(), name="broker holding")
@@ -111,6 +113,7 @@ class Services:
 
     async def open(self, key: ServiceKey, guest: Guest) -> Served | Bye:
         """Return where ``guest``, who asks for ``key``, is served; it has to ``join`` at once, and to ``leave``."""
+        await self._has_begun.wait()  # a process may listen before all of it is there
         served = self._known(key)
         if served is None:
             async with self._opening:

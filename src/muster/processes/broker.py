@@ -16,11 +16,10 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from muster.balancer import status
 from muster.balancer.statistics import Statistics
@@ -36,6 +35,9 @@ from muster.model.url import shown
 from muster.processes.signals import until_stopped
 from muster.processes.watch import open_registry
 from muster.processes.watch_log import set_up
+
+if TYPE_CHECKING:
+    from muster.tls.certificate import Certificates
 
 LISTEN = (f"tls://127.0.0.1:{DEFAULT_PORT}",)
 LEAF = "broker"
@@ -80,7 +82,8 @@ async def serve(brokered: Brokered, say: Callable[[str], None]) -> None:
     async with contextlib.AsyncExitStack() as stack:
         registry = open_registry(brokered.registry)
         stack.push_async_callback(registry.aclose)
-        tls, renew = _certificates(brokered, addresses)
+        certificates = _certificates(brokered, addresses)
+        tls = None if certificates is None else certificates.context
         advertise(brokered.advertise, addresses)  # refused now, before anybody is listened to
         services = Services(
             registry,
@@ -93,8 +96,8 @@ async def serve(brokered: Brokered, say: Callable[[str], None]) -> None:
         real = [await broker.listen(each, tls) for each in addresses]
         services.share(advertise(brokered.advertise, real))
         async with until_stopped() as group:
-            if renew is not None:
-                group.create_task(renew, name="certificates")
+            if certificates is not None:
+                group.create_task(certificates.run(SystemClock()), name="certificates")
             group.create_task(broker.run(), name="broker")
             told = _tell(brokered.status, services)
             if told is not None:
@@ -171,22 +174,17 @@ def _authenticate(brokered: Brokered) -> Authenticate:
     return ApiTokens(lambda token: AsyncApi(api, token, ca_file=brokered.ca_file, timeout_seconds=API_SECONDS))
 
 
-def _certificates(
-    brokered: Brokered, addresses: Sequence[Address]
-) -> tuple[ssl.SSLContext | None, Coroutine[Any, Any, None] | None]:
-    """Return what to show to clients, and what keeps that valid."""
+def _certificates(brokered: Brokered, addresses: Sequence[Address]) -> "Certificates | None":
+    """Return what to show to clients, ``None`` where nobody speaks TLS. Raises ``SetupError``."""
     if all(each.scheme != "tls" for each in addresses):
-        return None, None
+        return None
     try:
         from muster.tls.certificate import Certificates  # noqa: PLC0415 needs what the base install does not have
     except ModuleNotFoundError as error:
         raise SetupError(f"tls:// needs: pip install 'muster-gpu[server]' ({error.name} is missing)") from error
     named = [*addresses, *([_read(brokered.advertise, "advertise")] if brokered.advertise else [])]
     names = {each.host for each in named if each.scheme == "tls" and not each.is_everywhere}
-    certificates = Certificates.open(
-        brokered.home, names=names, certificate=brokered.certificate, key=brokered.key, leaf=LEAF
-    )
-    return certificates.context, certificates.run(SystemClock())
+    return Certificates.open(brokered.home, names=names, certificate=brokered.certificate, key=brokered.key, leaf=LEAF)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -10,10 +10,14 @@ import pytest
 from muster.broker import messages
 from muster.broker import services as module
 from muster.broker.messages import Hello
+from muster.broker.server import Broker
+from muster.broker.services import Services
+from muster.clock import SystemClock
 from muster.errors import RegistryUnavailable
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.registry.memory import Memory, MemoryRegistry
-from tests.unit.broker.ground import KEY, NAME, OTHER, TOKEN, Ground, ground, make_set, until
+from tests.unit.broker.client import Client
+from tests.unit.broker.ground import KEY, LOOPBACK, NAME, OTHER, TOKEN, Ground, Tokens, ground, make_set, until
 
 Scenario = Callable[[Ground], Coroutine[Any, Any, None]]
 
@@ -135,6 +139,23 @@ def test_a_registry_that_is_away_is_no_unknown_service(caplog: pytest.LogCapture
                 assert (await late.hello(OTHER, TOKEN))["reason"] == "unknown_service"
 
     run(scenario, registry=registry, endpoints={KEY: make_set("a", "b")})
+
+
+def test_who_comes_before_the_broker_has_begun_is_served_when_it_has() -> None:
+    async def main() -> None:
+        registry = MemoryRegistry(Memory())
+        await registry.publish(KEY, make_set("a"))
+        services = Services(registry, SystemClock(), where="here", broker="1", settle_seconds=0.0)
+        broker = Broker(services, Tokens())
+        async with await Client.connect(await broker.listen(LOOPBACK)) as client:
+            client.say(messages.hello(Hello(KEY, TOKEN)))
+            await until(lambda: any(each.hello for each in broker.connections), "it has said hello")
+            running = asyncio.create_task(broker.run())
+            await client.get("welcome")
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
 
 
 def test_many_who_come_at_once_ask_the_registry_a_few_times() -> None:
