@@ -179,7 +179,7 @@ def service_lines(it: Statistics, pid: int) -> Sequence[str]:
         f"requests   {it.granted} granted, {it.answered} answered{took}, {it.in_flight} in flight, {it.resent} re-sent",
         f"refused    {it.refused} by a full queue, {it.refused_early} early for deadlines, {it.timed_out} timed out",
         f"queue      {_queue(it)}",
-        *((f"broker     {shown(it.broker)} chooses, for all clients: see muster queue show",) if it.broker else ()),
+        *((f"broker     {shown(it.broker)} chooses, for all of its clients",) if it.broker else ()),
     ]
     return [*lines, *_cost(it.cost)]
 

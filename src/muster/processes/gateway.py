@@ -10,7 +10,8 @@ Signals: SIGHUP reads the file again (one that is wrong is logged and changes no
 as SIGUSR1 does; SIGTERM and SIGINT end it when all that is under way is over or ``drain_seconds`` have passed, and a
 second one at once. When this process is killed, its workers end as if they had been asked to.
 
-Where a worker asks a broker: ``gateway_worker.Worker._beside``, with ``broker`` of the configuration and the token.
+Its workers share a queue: that of the broker which somebody named, or of one of its own (``gateway_broker.py``). Where
+they ask it: ``gateway_worker.Worker._beside``.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ from muster.gateway.access_log import AccessLog
 from muster.gateway.config import OFF, Bind, GatewayConfig, RouteTable, load
 from muster.gateway.ledger import Ledger, Slots
 from muster.model.url import shown
+from muster.processes.gateway_broker import OwnBroker, is_needed, own_broker
 from muster.processes.gateway_channel import Message
 from muster.processes.gateway_children import Children
 from muster.processes.gateway_sockets import listen, listen_alone
@@ -84,7 +86,7 @@ async def serve(asked: Asked) -> None:
     if config.access_log != OFF:
         await AccessLog(config.access_log).aclose()
     count = config.processes or len(os.sched_getaffinity(0))
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         places, sockets = listen(config.binds, count)
         for each in (one for own in sockets for one in own):
             stack.callback(each.close)
@@ -94,7 +96,10 @@ async def serve(asked: Asked) -> None:
         if config.status_bind is not None:
             status = stack.enter_context(listen_alone(config.status_bind, "--status"))
         try:
-            await Gateway(asked, config, places, sockets, ledger).run(status)
+            own = None
+            if is_needed(config, asked.token, count):
+                own = await stack.enter_async_context(own_broker(config))
+            await Gateway(asked, config, places, sockets, ledger, own=own).run(status)
         except ExceptionGroup as failed:
             raise _first(failed) from None
 
@@ -109,8 +114,11 @@ class Gateway:
         places: Sequence[Bind],
         sockets: Sequence[Sequence[socket.socket]],
         ledger: Ledger,
+        *,
+        own: OwnBroker | None = None,
     ) -> None:
         self._asked = asked
+        self._own = own
         self._config = config
         self._places = places
         self._sockets = sockets
@@ -150,7 +158,13 @@ class Gateway:
         await self._children.gone(running, seconds, self._cutting)
 
     def _begin(self) -> Message:
-        return {"config": self._config.model_dump(mode="json"), "slots": self._assigned, "token": self._asked.token}
+        token = self._asked.token if self._own is None else self._own.token
+        return {"config": self._told(self._config), "slots": self._assigned, "token": token}
+
+    def _told(self, config: GatewayConfig) -> dict[str, Any]:
+        """Return what workers are told of the configuration: also where their own broker is."""
+        told: dict[str, Any] = config.model_dump(mode="json")
+        return told if self._own is None else told | {"broker": self._own.url}
 
     async def _announce(self) -> None:
         await self._children.all_ready.wait()
@@ -207,9 +221,7 @@ class Gateway:
             config = config.model_copy(update={name: getattr(self._config, name) for name in fixed})
         self._assigned = self._slots.assign([each.name for each in config.key])
         self._config = config
-        troubles = await self._children.configure(
-            _RELOAD_SECONDS, config=config.model_dump(mode="json"), slots=self._assigned
-        )
+        troubles = await self._children.configure(_RELOAD_SECONDS, config=self._told(config), slots=self._assigned)
         for trouble in troubles:
             _log.error("not reloaded everywhere: %s", trouble)
         _log.info("reloaded: %s", described(config))
