@@ -185,6 +185,7 @@ class Wire:
     def __init__(self, world: World, client: Host, broker: "Broker") -> None:
         self.world = world
         self.is_broken = False
+        self.under_way = 0
         self.ends = {client: End(self, client, broker), broker: End(self, broker, client)}
 
     def break_(self, seconds: float = 0.0) -> None:
@@ -222,7 +223,13 @@ class End:
     def _carry(self, action: Callable[[], None]) -> None:
         world = self.wire.world
         self._arrives_at = max(self._arrives_at + 1e-6, world.now + world.delay())
-        world.at(self._arrives_at, lambda: None if self.wire.is_broken else self._peer.do(action))
+        self.wire.under_way += 1
+        world.at(self._arrives_at, partial(self._arrive, action))
+
+    def _arrive(self, action: Callable[[], None]) -> None:
+        self.wire.under_way -= 1
+        if not self.wire.is_broken:
+            self._peer.do(action)
 
     def receive(self, data: bytes) -> None:
         if not self.is_over:

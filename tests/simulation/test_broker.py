@@ -232,8 +232,24 @@ class Life:
             asked = client.seat._asked
             assert len(asked) + found.waiting <= len(client.calls)
             assert found.in_flight <= len(client.calls)
+            self._compare(client)
         for machine in self.world.machines.values():
             assert len(machine.running) <= max(machine.limit, machine.told) or not self.world.weather.is_exact
+
+    def _compare(self, client: Client) -> None:
+        """Where nothing is under way, both sides know the same."""
+        wire = None if client.end is None else client.end.wire
+        if wire is None or wire.is_broken or wire.under_way or not client.seat.is_up:
+            return
+        (broker,) = (each for each in self.world.brokers if each in wire.ends)
+        if broker.desk is None or any(each.is_dead or each.is_frozen for each in wire.ends):
+            return
+        visit = broker.desk._visits[Guest(broker, wire.ends[broker])]
+        assert set(visit.asked) == set(client.seat._asked)
+        assert set(visit.given) == set(client.seat._given)
+        started = {number for number, given in visit.given.items() if given.is_started}
+        assert started == client.seat._given.keys() - client.seat._unstarted.keys()
+        self.world.met["books compared"] += 1
 
     def settle(self) -> None:
         """Let all end, and look at what is left."""
@@ -273,6 +289,7 @@ def test_in_fair_weather_no_replica_ever_refuses() -> None:
     assert met["given up as silent"] == met["link broken"] == 0
     life.settle()
     assert met["Client frozen"] > 5
+    assert met["books compared"] > 300
     assert met["answered"] > 5000
 
 
@@ -284,6 +301,7 @@ def run_foul(seed: int, operations: int) -> None:
     everything = {"answered", "cancelled", "died", "QueueTimeout", "link broken", "broker killed", "desk opened"}
     everything |= {"Client frozen", "Broker frozen", "silent", "given up as silent", "standby", "full", "evicted"}
     assert everything <= set(met), "something never happened"
+    assert met["books compared"] > operations / 100
     patient = [call for call in life.calls if call.ask.answer_by == math.inf and call.deadline - call.since > 100]
     assert not [call.error for call in patient if isinstance(call.error, QueueTimeout)]
 
