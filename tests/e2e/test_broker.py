@@ -32,12 +32,13 @@ _BUSY_SECONDS = 0.7
 
 
 def published(registry: str, key: ServiceKey) -> EndpointSet | None:
-    """Return the set of a service."""
+    """Return the set of a service, once somebody is in it."""
 
     async def read() -> EndpointSet | None:
         opened = connect(registry)
         try:
-            return await opened.get(key)
+            found = await opened.get(key)
+            return found if found is not None and found.endpoints else None
         finally:
             await opened.aclose()
 
