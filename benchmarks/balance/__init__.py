@@ -9,6 +9,7 @@ one balancer, before replicas which wait instead of working. A **figure** compar
     replica.py                    the replicas, in a process of their own
     load.py sdk_load.py           the clients: raw HTTP/1.1 to a proxy, or the SDK
     peers.py                      nginx and HAProxy as a competent operator would set them
+    brokers.py failover.py        one queue for several clients, and what becomes of it when it is killed
     stage.py churn.py             one run: start all of it, let the trace through, end it by pid
     hop.py                        requests without work: what a balancer itself costs
     figures.py report.py          runs to percentiles, ratios and intervals; those to tables and JSON

@@ -77,7 +77,8 @@ def _measure(shape: Shape, balancers: Sequence[str], seeds: int, seconds: float,
     broken: set[str] = set()
     wanted = [(seed, name) for seed in range(1, seeds + 1) for name in chosen]
     while wanted:
-        now = wanted[: batch([shape.client_num if name in OURS else 1 for _, name in wanted], side_by_side)]
+        weights = [shape.process_num(name) if name in OURS else 1 for _, name in wanted]
+        now = wanted[: batch(weights, side_by_side)]
         wanted = wanted[len(now) :]
         together = Together(len(now))
         with ThreadPoolExecutor(len(now)) as pool:

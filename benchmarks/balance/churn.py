@@ -93,10 +93,14 @@ class Replicas:
 
 
 class Published:
-    """The set of the replicas in a file registry, for the SDK."""
+    """The set of the replicas in a registry, for the SDK; ``broker`` is where it is, ``ca_pem`` whom it shows."""
 
-    def __init__(self, url: str, fleet: Fleet, *, is_limit_declared: bool) -> None:
+    def __init__(
+        self, url: str, fleet: Fleet, *, is_limit_declared: bool, ca_pem: str | None = None, broker: str | None = None
+    ) -> None:
         self.url = url
+        self._ca_pem = ca_pem
+        self._broker = broker
         self._fleet = fleet
         self._is_limit_declared = is_limit_declared
         self._revision = 0
@@ -107,8 +111,16 @@ class Published:
         endpoints = tuple(
             self._endpoint(index, unit, replicas) for index, unit in enumerate(self._fleet) if index != without
         )
-        wanted = EndpointSet(1, self._revision, endpoints, datetime.datetime.now(datetime.UTC))
-        asyncio.run(registry.connect(self.url).publish(ServiceKey("admin", SERVICE), wanted))
+        now = datetime.datetime.now(datetime.UTC)
+        wanted = EndpointSet(1, self._revision, endpoints, now, ca_pem=self._ca_pem, broker_url=self._broker)
+        asyncio.run(self._publish(wanted))
+
+    async def _publish(self, wanted: EndpointSet) -> None:
+        opened = registry.connect(self.url)
+        try:
+            await opened.publish(ServiceKey("admin", SERVICE), wanted)
+        finally:
+            await opened.aclose()
 
     def _endpoint(self, index: int, unit: Unit, replicas: Replicas) -> Endpoint:
         plain = Endpoint(

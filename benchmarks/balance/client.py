@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.balance.figures import Verdict
@@ -25,21 +25,28 @@ class Ask:
     path: str
     feature: float | None = None
     memory_mb: int | None = None
+    client: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a load generator does: ``target`` is a port of a proxy, or the URL of a registry."""
+    """What a load generator does: ``target`` is a port of a proxy, or the URL of a registry.
+
+    ``token`` is for the broker that the registry names; without one there is none. Whether it is there is looked at
+    every ``look_seconds``.
+    """
 
     asks: Sequence[Ask]
     target: str
     patience: float
     deadline: float | None = None
+    token: str = field(default="", repr=False)
+    look_seconds: float = 0.5
 
     def to_json(self) -> str:
         """Return one line."""
-        asks = [[each.index, each.at, each.path, each.feature, each.memory_mb] for each in self.asks]
-        return json.dumps([asks, self.target, self.patience, self.deadline])
+        asks = [[each.index, each.at, each.path, each.feature, each.memory_mb, each.client] for each in self.asks]
+        return json.dumps([asks, self.target, self.patience, self.deadline, self.token, self.look_seconds])
 
     @staticmethod
     def from_json(line: str) -> "Plan":
@@ -67,8 +74,11 @@ def read_plan() -> Plan:
     return Plan.from_json(sys.stdin.readline())
 
 
-async def play(plan: Plan, send: Send) -> None:
-    """Wait for the start, send every request at its moment, wait for all, and write what became of them."""
+async def play(plan: Plan, send: Send, saw: Callable[[], Mapping[str, Any]] = dict) -> None:
+    """Wait for the start, send every request at its moment, wait for all, and write what became of them.
+
+    ``saw`` is what else is to be written.
+    """
     used = _cpu_seconds()
     print("ready", flush=True)
     start = float(await asyncio.to_thread(sys.stdin.readline))
@@ -79,6 +89,7 @@ async def play(plan: Plan, send: Send) -> None:
             group.create_task(_one(plan, send, ask, start + ask.at, sent))
     told: Mapping[str, Any] = {
         "cpu_seconds": _cpu_seconds() - used,
+        **saw(),
         "sent": [[each.index, each.seconds, each.verdict, each.late, each.why] for each in sent],
     }
     print(json.dumps(told), flush=True)

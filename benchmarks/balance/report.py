@@ -12,7 +12,7 @@ from benchmarks.balance import oracle, peers
 from benchmarks.balance.compare import Measure, against, balancers, best_peer, goodput, p99
 from benchmarks.balance.figures import Interval
 from benchmarks.balance.hop import Hop
-from benchmarks.balance.shapes import Shape
+from benchmarks.balance.shapes import BROKERED, Shape
 from benchmarks.balance.stage import Run
 from benchmarks.table import plain_table
 
@@ -50,6 +50,7 @@ def percent(found: Interval) -> str:
 
 def _absolute(shape: Shape, runs: Sequence[Run], seconds: float) -> Table:
     gpus = list(dict.fromkeys(unit.gpu for unit in shape.fleet))
+    has_broker = any(run.balancer in BROKERED for run in runs)
     columns = (
         "p50",
         "p95",
@@ -62,6 +63,7 @@ def _absolute(shape: Shape, runs: Sequence[Run], seconds: float) -> Table:
         "late",
         "CPU",
         "sent back",
+        *(("alone %",) if has_broker else ()),
     )
     shown = plain_table(
         f"{shape.name}: {shape.title}",
@@ -69,7 +71,7 @@ def _absolute(shape: Shape, runs: Sequence[Run], seconds: float) -> Table:
         f"means over {_seeds(runs)} traces of {seconds:g} s, the same for all; times in ms; {peers.versions()}\n"
         f"good: within max(5 x own work, 300 ms); busy: slots of {' / '.join(gpus)}; sent back: refusals for each"
         " request\nlate: p99 by which requests left their client after they should; CPU: the client's for each request,"
-        " the SDK's with it",
+        " the SDK's with it" + (" + the broker's; alone: clients' time without a broker" if has_broker else ""),
     )
     for name in balancers(runs):
         chosen = [run for run in runs if run.balancer == name]
@@ -87,12 +89,25 @@ def _absolute(shape: Shape, runs: Sequence[Run], seconds: float) -> Table:
                 if name in oracle.ORDERS
                 else (
                     _mean([each.late_send for each in saw], 1e3, 0),
-                    _mean([run.client_cpu for run in chosen], 1e3, 2),
+                    _cpu(chosen),
                     _mean([run.refusals for run in chosen], 1, 2),
                 )
             ),
+            *([_mean([_alone(run, shape, seconds) for run in chosen], 100, 1)] if name in BROKERED else []),
         )
     return shown
+
+
+def _cpu(runs: Sequence[Run]) -> str:
+    own = _mean([run.client_cpu for run in runs], 1e3, 2)
+    return f"{own} + {_mean([run.broker_cpu for run in runs], 1e3, 2)}" if any(run.broker_cpu for run in runs) else own
+
+
+def _alone(run: Run, shape: Shape, seconds: float) -> float:
+    """Return the share of the trace's time that clients were without a broker."""
+    return sum(max(0.0, min(end, seconds) - max(0.0, begin)) for _, begin, end in run.absences) / (
+        seconds * shape.client_num
+    )
 
 
 def _mean(values: Sequence[float], scale: float, digits: int) -> str:

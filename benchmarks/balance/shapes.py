@@ -26,10 +26,22 @@ HAPROXY_EACH = "HAProxy leastconn, each its own"
 MUSTER = "Muster"
 MUSTER_COST = "Muster + feature"
 MUSTER_ADAPTIVE = "Muster, no limit declared"
+MUSTER_BROKER = "Muster + broker"
+MUSTER_BROKER_COST = "Muster + broker + feature"
+MUSTER_ONE = "Muster, one client for all"
+"""The same trace from one process, as if all clients were one: what a queue for all could reach."""
+MUSTER_ONE_COST = "Muster + feature, one client for all"
 PEERS = (NGINX_ROUND_ROBIN, NGINX_LEAST, HAPROXY_LEAST, HAPROXY_QUEUE)
 STRONG_PEERS = (HAPROXY_LEAST, HAPROXY_QUEUE)
 """Who is enough where the question is whether a figure depends on a fleet or a distribution."""
-OURS = (MUSTER, MUSTER_COST, MUSTER_ADAPTIVE)
+BROKERED = (MUSTER_BROKER, MUSTER_BROKER_COST)
+ONE_FOR_ALL = (MUSTER_ONE, MUSTER_ONE_COST)
+WITH_FEATURE = (MUSTER_COST, MUSTER_BROKER_COST, MUSTER_ONE_COST)
+OURS = (MUSTER, MUSTER_COST, MUSTER_ADAPTIVE, *BROKERED, *ONE_FOR_ALL)
+OF_SEVERAL = (MUSTER, MUSTER_COST, *BROKERED, *ONE_FOR_ALL)
+"""Who is measured where there are several clients."""
+MOST_PROCESSES = 4
+"""More clients than that share processes: a Python that starts takes half a second of a core."""
 SHORT_NAMES = {
     "nginx-rr": NGINX_ROUND_ROBIN,
     "nginx-least": NGINX_LEAST,
@@ -39,6 +51,10 @@ SHORT_NAMES = {
     "muster": MUSTER,
     "muster-cost": MUSTER_COST,
     "muster-adaptive": MUSTER_ADAPTIVE,
+    "muster-broker": MUSTER_BROKER,
+    "muster-broker-cost": MUSTER_BROKER_COST,
+    "muster-one": MUSTER_ONE,
+    "muster-one-cost": MUSTER_ONE_COST,
 }
 """As they are written in a shell."""
 
@@ -55,6 +71,9 @@ class Shape:
     is_bursty: bool = False
     client_num: int = 1
     kill_every_seconds: float | None = None
+    broker_num: int = 1
+    """Of the balancers that have a broker; two share a Redis."""
+    broker_kill_every_seconds: float | None = None
     deadline_seconds: float | None = None
     peers: tuple[str, ...] = PEERS
     ours: tuple[str, ...] = (MUSTER, MUSTER_COST)
@@ -63,6 +82,10 @@ class Shape:
     def balancers(self) -> tuple[str, ...]:
         """Who is measured."""
         return self.peers + self.ours
+
+    def process_num(self, balancer: str) -> int:
+        """Return how many processes its clients are; those of one process share a loop, and nothing else."""
+        return 1 if balancer in ONE_FOR_ALL else min(self.client_num, MOST_PROCESSES)
 
     @property
     def has_memory(self) -> bool:
@@ -108,6 +131,16 @@ SHAPES = {
             load=0.9,
             client_num=4,
             peers=(*PEERS, HAPROXY_EACH),
+            ours=OF_SEVERAL,
+        ),
+        Shape(
+            "clients-16",
+            "4 fast, 2 slow replicas, load 0.9, 16 independent clients, 4 in each of 4 processes; the proxies are one"
+            " for all",
+            load=0.9,
+            client_num=16,
+            peers=STRONG_PEERS,
+            ours=OF_SEVERAL,
         ),
         Shape(
             "varied-0.9", "8 replicas of 1x, 2x, 4x, with 1, 2 or 4 slots, load 0.9", VARIED, 0.9, peers=STRONG_PEERS

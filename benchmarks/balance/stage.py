@@ -15,19 +15,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.balance import oracle, peers
+from benchmarks.balance import brokers, oracle, peers
+from benchmarks.balance.brokers import Brokers
 from benchmarks.balance.churn import Published, Replicas, disturb, outages
 from benchmarks.balance.client import Ask, Plan
 from benchmarks.balance.figures import Answer, Figures, Verdict, figures
 from benchmarks.balance.process import Helper, helper
 from benchmarks.balance.replica import WORK_PATH
-from benchmarks.balance.shapes import HAPROXY_EACH, MUSTER_ADAPTIVE, MUSTER_COST, OURS, Shape
+from benchmarks.balance.shapes import (
+    BROKERED,
+    HAPROXY_EACH,
+    MUSTER_ADAPTIVE,
+    ONE_FOR_ALL,
+    OURS,
+    WITH_FEATURE,
+    Shape,
+)
 from benchmarks.balance.trace import Job
 from benchmarks.ingress.stand import free_ports
 from benchmarks.table import percentile
 
 _LEAD_SECONDS = 0.3
 """From telling the clients the start to the start: they are other processes, and must have heard it."""
+_LOOK_SECONDS, _CLOSE_LOOK_SECONDS = 0.5, 0.05
+"""How often clients look whether they have a broker: 16 that look closely would take a part of a core."""
 _PORTS = 400
 """Given in turn, so that one that was just used rests."""
 
@@ -38,6 +49,8 @@ class Run:
 
     ``reasons`` counts what those were told who were not answered; ``client_cpu`` is seconds of processor time for each
     request, which with the SDK is also the balancer's; ``refusals`` are by how many replicas each was turned away.
+    With a broker: ``broker_cpu`` is its seconds for each request, ``absences`` whose client had none from when until
+    when, and ``kills`` are when one was killed, both in seconds from the trace's start.
     """
 
     shape: str
@@ -47,6 +60,9 @@ class Run:
     reasons: dict[str, int] = field(default_factory=dict)
     client_cpu: float = 0.0
     refusals: float = 0.0
+    broker_cpu: float = 0.0
+    absences: tuple[tuple[int, float, float], ...] = ()
+    kills: tuple[float, ...] = ()
 
 
 class Together:
@@ -95,9 +111,20 @@ def run(shape: Shape, seed: int, balancer: str, seconds: float, together: Togeth
             are_apart=bool(plan),
         )
         published: Published | None = None
+        broker: Brokers | None = None
         if is_ours:
+            url = f"file://{folder}/registry"
+            if balancer in BROKERED:
+                if shape.broker_num > 1:
+                    url = stack.enter_context(brokers.redis(folder / "redis", free_port()))
+                ports = [free_port() for _ in range(shape.broker_num)]
+                broker = stack.enter_context(Brokers(folder / "brokers", url, ports))
             published = Published(
-                f"file://{folder}/registry", shape.fleet, is_limit_declared=balancer != MUSTER_ADAPTIVE
+                url,
+                shape.fleet,
+                is_limit_declared=balancer != MUSTER_ADAPTIVE,
+                ca_pem=None if broker is None else broker.ca_pem,
+                broker=None if broker is None else broker.urls,
             )
             published.publish(replicas)
             targets = [published.url]
@@ -107,7 +134,8 @@ def run(shape: Shape, seed: int, balancer: str, seconds: float, together: Togeth
                 for number in range(shape.client_num if balancer == HAPROXY_EACH else 1)
             ]
         clients = [
-            stack.enter_context(helper("sdk_load" if is_ours else "load", folder)) for _ in range(shape.client_num)
+            stack.enter_context(helper("sdk_load" if is_ours else "load", folder))
+            for _ in range(shape.process_num(balancer))
         ]
         for number, client in enumerate(clients):
             client.tell(_plan(shape, balancer, jobs, number, targets[number % len(targets)]).to_json())
@@ -115,11 +143,16 @@ def run(shape: Shape, seed: int, balancer: str, seconds: float, together: Togeth
             client.hear()
         together.arrive()
         start = time.monotonic() + _LEAD_SECONDS
-        with ThreadPoolExecutor(len(clients) + 1) as pool:
+        broker_used = 0.0 if broker is None else broker.cpu_seconds()
+        with ThreadPoolExecutor(len(clients) + 2) as pool:
             disturbing = pool.submit(disturb, plan, start, replicas, published)
+            kills = brokers.moments(shape.broker_kill_every_seconds, seconds)
+            killing = pool.submit(brokers.disturb, kills, start, broker)
             patience = seconds + shape.patience_seconds + 30
             told = list(pool.map(lambda client: _finish(client, start, patience), clients))
             disturbing.result()
+            killed = killing.result()
+        broker_used = 0.0 if broker is None else broker.cpu_seconds() - broker_used
         busy, refusals = replicas.busy(start)
     sent = sorted((each for some in told for each in some["sent"]), key=lambda each: each[0])
     answers = [Answer(each[1], Verdict(each[2])) for each in sent]
@@ -127,7 +160,19 @@ def run(shape: Shape, seed: int, balancer: str, seconds: float, together: Togeth
     reasons = Counter(each[4] for each in sent if each[4])
     found = figures(jobs, answers, shape.fleet, busy, seconds=seconds, late_send=late)
     cpu = sum(some["cpu_seconds"] for some in told) / len(jobs)
-    return Run(shape.name, seed, balancer, found, dict(reasons.most_common(8)), cpu, refusals / len(jobs))
+    absences = [(each[0], each[1] - start, each[2] - start) for some in told for each in some.get("absences", ())]
+    return Run(
+        shape.name,
+        seed,
+        balancer,
+        found,
+        dict(reasons.most_common(8)),
+        cpu,
+        refusals / len(jobs),
+        broker_used / len(jobs),
+        tuple(sorted(absences, key=lambda each: each[1])),
+        tuple(killed),
+    )
 
 
 def _proxy(shape: Shape, balancer: str, stack: contextlib.ExitStack, folder: Path, replicas: Replicas) -> int:
@@ -144,19 +189,23 @@ def _given(shape: Shape, seed: int, seconds: float) -> tuple[tuple[Job, ...], li
     return shape.trace(seed, seconds), plan
 
 
-def _plan(shape: Shape, balancer: str, jobs: tuple[Job, ...], client: int, target: str) -> Plan:
+def _plan(shape: Shape, balancer: str, jobs: tuple[Job, ...], process: int, target: str) -> Plan:
+    count = shape.process_num(balancer)
     asks = [
         Ask(
             index,
             job.at,
             f"{WORK_PATH}?seconds={job.work:.6f}&memory_mb={job.memory_mb}",
-            job.feature if balancer == MUSTER_COST else None,
+            job.feature if balancer in WITH_FEATURE else None,
             job.memory_mb if balancer in OURS and shape.has_memory else None,
+            0 if balancer in ONE_FOR_ALL else job.client,
         )
         for index, job in enumerate(jobs)
-        if job.client == client
+        if job.client % count == process
     ]
-    return Plan(asks, target, shape.patience_seconds, shape.deadline_seconds)
+    token = brokers.TOKEN if balancer in BROKERED else ""
+    look_seconds = _LOOK_SECONDS if shape.broker_kill_every_seconds is None else _CLOSE_LOOK_SECONDS
+    return Plan(asks, target, shape.patience_seconds, shape.deadline_seconds, token, look_seconds)
 
 
 def _finish(client: Helper, start: float, seconds: float) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from benchmarks.balance.figures import Figures, Interval
 from benchmarks.balance.hop import TARGET_ADDED_SECONDS, Hop
 from benchmarks.balance.oracle import ORACLE_FIFO
 from benchmarks.balance.report import percent, written
-from benchmarks.balance.shapes import HAPROXY_LEAST, MUSTER, MUSTER_COST
+from benchmarks.balance.shapes import BROKERED, HAPROXY_LEAST, MUSTER, MUSTER_COST, ONE_FOR_ALL
 from benchmarks.balance.stage import Run
 from benchmarks.table import plain_table
 
 WITHIN = 1.05
+SHARED_WITHIN = 1.10
+"""What a queue for several clients may cost, in proportion to one client for all."""
 Row = tuple[str, str, str, str, str]
 
 
@@ -39,6 +41,11 @@ def rows(runs: Sequence[Run], hops: Sequence[Hop]) -> Iterator[Row]:
     for balancer in (MUSTER, MUSTER_COST):
         yield from _ratio(runs, "clients-4", balancer, HAPROXY_LEAST, measure=p99, target=1.0)
         yield from _ratio(runs, "clients-4", balancer, HAPROXY_LEAST, measure=goodput, target=1.0)
+    for shape in ("clients-4", "clients-16"):
+        for balancer, one in zip(BROKERED, ONE_FOR_ALL, strict=True):
+            yield from _ratio(runs, shape, balancer, one, measure=p99, target=SHARED_WITHIN)
+            yield from _ratio(runs, shape, balancer, one, measure=goodput, target=1 / SHARED_WITHIN)
+            yield from _none(runs, shape, balancer)
     for hop in hops:
         if hop.name == MUSTER and hop.added is not None:
             reached = f"{hop.added * 1e6:.0f} µs"

@@ -11,19 +11,31 @@ from typing import Any
 
 import pytest
 
-from benchmarks.balance import peers, shapes, targets
+from benchmarks.balance import brokers, peers, shapes, targets
 from benchmarks.balance.__main__ import _names, batch
 from benchmarks.balance.churn import outages
 from benchmarks.balance.client import Ask, Plan
 from benchmarks.balance.compare import best_peer, goodput, p99, samples
+from benchmarks.balance.failover import ONE as ONE_KILLED
+from benchmarks.balance.failover import WAYS, absences
 from benchmarks.balance.figures import Answer, Figures, Verdict, figures, interval, ratio, student, utilisation
 from benchmarks.balance.fleet import EQUAL, UNLIKE, VARIED, Fleet, capacity, fleet
 from benchmarks.balance.hop import Hop
 from benchmarks.balance.oracle import ORACLE_FEATURE, ORACLE_FIFO, ORACLE_WORK, ORDERS, Outage, serve
 from benchmarks.balance.replica import Replica, Request
 from benchmarks.balance.sdk_load import options
-from benchmarks.balance.shapes import HAPROXY_LEAST, HAPROXY_QUEUE, MUSTER, MUSTER_COST, NGINX_LEAST, SHAPES, Shape
-from benchmarks.balance.stage import Run, Together, run
+from benchmarks.balance.shapes import (
+    HAPROXY_LEAST,
+    HAPROXY_QUEUE,
+    MUSTER,
+    MUSTER_BROKER,
+    MUSTER_COST,
+    MUSTER_ONE,
+    NGINX_LEAST,
+    SHAPES,
+    Shape,
+)
+from benchmarks.balance.stage import Run, Together, _plan, run
 from benchmarks.balance.trace import FEATURE_CORRELATION, Job, Work, make_trace
 
 ONE = fleet((1, 1, 1))
@@ -178,6 +190,20 @@ class TestOutages:
         assert [each.begin for each in found] == [2, 6, 10, 14, 18, 22]
 
 
+class TestBrokers:
+    def test_they_are_killed_in_regular_turns_or_never(self) -> None:
+        assert brokers.moments(8.0, 24.0) == [4.0, 12.0, 20.0]
+        assert brokers.moments(None, 24.0) == []
+
+    def test_an_absence_counts_if_it_began_within_the_trace(self) -> None:
+        seen = Run("x", 1, ONE_KILLED, figures_of(), absences=((0, -1.0, 0.5), (0, 4.0, 6.5), (1, 4.0, 7.0)))
+        assert absences([seen]) == [2.5, 3.0]
+
+    def test_every_way_has_the_same_traces(self) -> None:
+        traces = {shape.trace(1, 5.0) for shape, _ in WAYS.values()}
+        assert len(traces) == 1
+
+
 class TestFigures:
     def test_shares_are_of_all_requests_and_percentiles_of_answered_ones(self) -> None:
         jobs = [Job(0, 0.01, 1), Job(0, 0.2, 1), Job(0, 0.01, 1), Job(0, 0.01, 1)]
@@ -241,6 +267,39 @@ class TestPlan:
     def test_it_survives_the_pipe(self) -> None:
         plan = Plan([Ask(0, 0.5, "/work?seconds=0.1", 3.0, None), Ask(7, 0.6, "/", None, 12)], "8080", 2.0, None)
         assert Plan.from_json(plan.to_json()) == plan
+
+    def test_a_client_of_several_survives_the_pipe_with_its_token_which_no_traceback_shows(self) -> None:
+        plan = Plan([Ask(0, 0.5, "/", client=3)], "file:///x", 2.0, token="secret", look_seconds=0.1)
+        assert Plan.from_json(plan.to_json()) == plan
+        assert "secret" not in repr(plan)
+
+    def test_each_client_is_in_one_process_and_together_they_send_the_trace(self) -> None:
+        shape = SHAPES["clients-16"]
+        jobs = shape.trace(1, 5.0)
+        plans = [_plan(shape, MUSTER_BROKER, jobs, process, "file:///x") for process in range(4)]
+        clients = [{ask.client for ask in plan.asks} for plan in plans]
+        assert [len(each) for each in clients] == [4, 4, 4, 4]
+        assert set.union(*clients) == set(range(16))
+        assert sorted(ask.index for plan in plans for ask in plan.asks) == list(range(len(jobs)))
+
+    def test_one_client_for_all_sends_the_same_trace(self) -> None:
+        shape = SHAPES["clients-16"]
+        jobs = shape.trace(1, 5.0)
+        assert shape.process_num(MUSTER_ONE) == 1
+        plan = _plan(shape, MUSTER_ONE, jobs, 0, "file:///x")
+        assert {ask.client for ask in plan.asks} == {0}
+        assert [(ask.index, ask.at) for ask in plan.asks] == [(index, job.at) for index, job in enumerate(jobs)]
+
+    def test_only_clients_of_a_broker_have_a_token_and_only_those_with_a_feature_tell_it(self) -> None:
+        shape = SHAPES["clients-4"]
+        jobs = shape.trace(1, 1.0)
+        plans = {name: _plan(shape, name, jobs, 0, "file:///x") for name in shapes.OF_SEVERAL}
+        assert {name for name, plan in plans.items() if plan.token} == set(shapes.BROKERED)
+        assert {name for name, plan in plans.items() if plan.asks[0].feature} == {
+            MUSTER_COST,
+            shapes.MUSTER_BROKER_COST,
+            shapes.MUSTER_ONE_COST,
+        }
 
     def test_the_balancer_is_told_what_the_caller_knows_and_never_the_work(self) -> None:
         plan = Plan([], "file:///x", 2.0, 2.0)
@@ -311,6 +370,15 @@ class TestTargets:
         assert [row[-1] for row in targets.rows(near, [])] == ["reached"]
         assert [row[-1] for row in targets.rows(far, [])] == ["NOT reached"]
 
+    def test_a_broker_is_judged_against_one_client_for_all_on_the_same_traces(self) -> None:
+        def verdicts(slower: float) -> set[str]:
+            one = [figures_of(p99=1.0 + seed / 10, goodput=0.99) for seed in range(3)]
+            shared = [figures_of(p99=each.p99 * slower, goodput=0.99) for each in one]
+            runs = self.runs("clients-16", **{shapes.MUSTER_ONE: one, MUSTER_BROKER: shared})
+            return {row[-1] for row in targets.rows(runs, []) if "p99" in row[0]}
+
+        assert (verdicts(1.09), verdicts(1.12)) == ({"reached"}, {"NOT reached"})
+
     def test_of_one_trace_nobody_knows_an_interval(self) -> None:
         runs = self.runs("overload", **{MUSTER_COST: [figures_of(goodput=0.9)]})
         assert [row[-1] for row in targets.rows(runs, [])] == ["one trace only"]
@@ -368,9 +436,9 @@ class TestReplica:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("balancer", [MUSTER_COST, HAPROXY_QUEUE, NGINX_LEAST])
+@pytest.mark.parametrize("balancer", [MUSTER_COST, MUSTER_BROKER, MUSTER_ONE, HAPROXY_QUEUE, NGINX_LEAST])
 def test_a_run_answers_everybody_and_accounts_for_all_work(balancer: str) -> None:
-    if balancer != MUSTER_COST and peers.program_of(balancer) is None:
+    if balancer not in shapes.OURS and peers.program_of(balancer) is None:
         pytest.skip("not installed: scripts/servers ensure")
     shape = Shape("small", "small", EQUAL, 0.3, client_num=2)
     found = run(shape, 1, balancer, 1.0, Together(1))
