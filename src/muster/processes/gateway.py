@@ -47,6 +47,8 @@ from muster.processes.watch_log import set_up
 
 _RELOAD_SECONDS = 10.0
 _ROUTES_SHOWN = 4
+_PATIENCE_SECONDS = 0.5
+"""Longer than workers take that wait for nothing."""
 
 _log = logging.getLogger(__name__)
 
@@ -151,11 +153,13 @@ class Gateway:
     async def _end(self, running: "asyncio.Task[None]") -> None:
         for each in (one for own in self._sockets for one in own):
             each.close()  # the workers close theirs: who comes now is refused by the kernel, and goes elsewhere
-        seconds, under_way = self._config.drain_seconds, self._children.sums.in_flight
-        if under_way:
-            _log.info("ending; %d requests may take up to %g s, again to cut them off", under_way, seconds)
+        seconds = self._config.drain_seconds
+        said = asyncio.get_running_loop().call_later(
+            _PATIENCE_SECONDS, _log.info, "ending; what is under way may take up to %g s, again to cut it off", seconds
+        )
         self._children.leave(seconds)
         await self._children.gone(running, seconds, self._cutting)
+        said.cancel()
 
     def _begin(self) -> Message:
         token = self._asked.token if self._own is None else self._own.token

@@ -1,0 +1,357 @@
+"""A gateway as a person starts it: two processes, one set of limits, and nothing broken by a reload or an end."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.gateways import Backend, Gateway, backends, gateway_in, publish, run, until
+from tests.e2e.world import MUSTER
+
+pytestmark = pytest.mark.slow
+
+SECRET, OTHER = "mgw_web", "mgw_other"
+ROUTES = """
+[[route]]
+path = "/a/"
+service = "alpha"
+strip = true
+[[route]]
+host = "b.example.com"
+service = "beta"
+[[route]]
+model = "llama-3"
+service = "beta"
+"""
+
+
+def key(name: str, secret: str, more: str = "") -> str:
+    return f'[[key]]\nname = "{name}"\nsha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"\n{more}\n'
+
+
+def with_gateway(
+    folder: Path,
+    test: Callable[[Gateway, Backend, Backend], Coroutine[Any, Any, None]],
+    *words: str,
+    toml: str = "",
+) -> None:
+    """Run a test before two services: ``alpha`` by an alias, and ``beta``."""
+
+    async def main() -> None:
+        registry = (folder / "registry").as_uri()
+        async with backends("alpha", "beta") as (alpha, beta):
+            await publish(registry, "0123", alpha.port, alias="alpha")
+            await publish(registry, "beta", beta.port)
+            async with gateway_in(folder, *words, toml=toml) as gateway:
+                await test(gateway, alpha, beta)
+
+    run(main())
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+async def reads_stream(client: httpx.AsyncClient, path: str) -> int:
+    """Read a stream to its proper end; returns how many events came."""
+    events = 0
+    async with client.stream("GET", path) as response:
+        assert response.status_code == 200
+        last = ""
+        async for line in response.aiter_lines():
+            if line.startswith("data: "):
+                events, last = events + 1, line
+    assert last == "data: [DONE]"
+    return events
+
+
+async def until_true(asked: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    """Ask until it is so, as long as the test may take."""
+    while not await asked():  # noqa: ASYNC110 nobody tells
+        await asyncio.sleep(0.02)
+
+
+def test_requests_go_where_path_host_and_model_say(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        async with gateway.client() as client:
+            answer = await client.get("/a/x%2Fy?z=1")
+            assert answer.json() == {"name": "alpha", "path": "/x%2Fy?z=1", "body": ""}
+            assert answer.headers["x-muster-replica"] == "0123-0"
+            answer = await client.get("/x", headers={"Host": "b.example.com"})
+            assert (answer.json()["name"], answer.json()["path"]) == ("beta", "/x")
+            answer = await client.post("/v1/chat/completions", json={"model": "llama-3"})
+            assert (answer.json()["name"], answer.json()["body"]) == ("beta", '{"model":"llama-3"}')
+            unknown = await client.post("/v1/chat/completions", json={"model": "gpt"})
+            assert (unknown.status_code, unknown.json()["reason"]) == (404, "unknown_model")
+            assert "'llama-3'" in unknown.json()["error"]
+            assert (await client.get("/nowhere")).json()["reason"] == "no_route"
+
+    with_gateway(tmp_path, test, toml=ROUTES)
+
+
+def test_without_a_file_the_path_says_which_service(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        async with gateway.client() as client:
+            found = await asyncio.gather(*(client.get(f"/{each}/x") for each in ("alpha", "beta") * 10))
+            assert [each.json()["name"] for each in found] == ["alpha", "beta"] * 10
+            unknown = await client.get("/gamma/x")
+            assert (unknown.status_code, unknown.json()["reason"]) == (404, "unknown_service")
+            assert "'alpha', 'beta'" in unknown.json()["error"]
+
+    with_gateway(tmp_path, test)
+
+
+def test_keys_are_known_limited_together_and_kept_from_replicas(tmp_path: Path) -> None:
+    toml = ROUTES + key("web", SECRET, "requests_per_second = 0.01\nburst = 25") + key("old", OTHER, "revoked = true")
+
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        async with gateway.client() as client:
+            assert (await client.get("/a/")).json()["reason"] == "no_key"
+            assert (await client.get("/a/", headers=bearer("mgw_wrong"))).json()["reason"] == "unknown_key"
+            revoked = await client.get("/a/", headers=bearer(OTHER))
+            assert (revoked.status_code, revoked.json()["reason"]) == (401, "revoked_key")
+        found: list[httpx.Response] = []
+        for _ in range(40):  # each by a connection of its own, which either process may get
+            async with gateway.client(headers=bearer(SECRET)) as client:
+                found.append(await client.get("/a/", headers={"X-Muster-Deadline": "30"}))
+        assert Counter(each.status_code for each in found) == {200: 25, 429: 15}
+        assert 1 <= int(found[-1].headers["retry-after"]) <= 100
+        assert alpha.heads
+        for head in alpha.heads:
+            assert SECRET not in head
+            assert "x-muster" not in head.lower()
+        said = gateway.said + gateway.access_log.read_text()
+        assert SECRET not in said
+
+    with_gateway(tmp_path, test, toml=toml)
+
+
+def test_a_reload_takes_rules_and_keys_over_and_breaks_no_stream(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        async with gateway.client(limits=httpx.Limits(max_connections=None), headers=bearer(SECRET)) as client:
+            streams = [asyncio.ensure_future(reads_stream(client, "/a/stream")) for _ in range(20)]
+            await until(lambda: alpha.streams == 20, "20 streams")
+            gateway.configure(ROUTES.replace("/a/", "/new/") + "wrong = 3\n" + key("web", SECRET))
+            gateway.send(signal.SIGHUP)
+            await gateway.says("not reloaded, what was in force stays")
+            assert "route[2].wrong: unknown key" in gateway.said
+            assert (await client.get("/a/x")).status_code == 200
+            gateway.configure('listen = ["127.0.0.1:1"]\n' + ROUTES.replace("/a/", "/new/") + key("other", OTHER))
+            gateway.send(signal.SIGHUP)
+            await gateway.says("reloaded: /new/")
+            assert (await client.get("/new/x")).json()["reason"] == "unknown_key"
+            for _ in range(10):
+                async with gateway.client(headers=bearer(OTHER)) as other:
+                    assert (await other.get("/new/x")).json()["name"] == "alpha"
+                    assert (await other.get("/a/x")).json()["reason"] == "no_route"
+            assert not any(each.done() for each in streams)
+            alpha.ends.set()
+            assert min(await asyncio.gather(*streams)) > 2
+
+    with_gateway(tmp_path, test, toml=ROUTES + key("web", SECRET, "concurrency = 30"))
+
+
+def test_asked_to_stop_it_answers_what_is_under_way_and_nothing_new(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        workers = gateway.workers
+        async with gateway.client(limits=httpx.Limits(max_connections=None)) as client:
+            streams = [asyncio.ensure_future(reads_stream(client, "/alpha/stream")) for _ in range(10)]
+            slow = [asyncio.ensure_future(client.get("/beta/slow")) for _ in range(5)]
+            await until(lambda: alpha.streams == 10 and beta.waiting == 5, "10 streams and 5 requests")
+            gateway.send(signal.SIGTERM)
+
+            async def is_refused() -> bool:
+                async with gateway.client() as late:
+                    try:
+                        await late.get("/alpha/x")
+                    except httpx.TransportError:
+                        return True
+                return False
+
+            await until_true(is_refused)
+            assert not any(each.done() for each in (*streams, *slow))
+            async with httpx.AsyncClient(trust_env=False) as probe:
+                assert (await probe.get(f"{gateway.status_url}/readyz")).status_code == 503
+            beta.goes.set()
+            for answer in await asyncio.gather(*slow):
+                assert answer.status_code == 200
+                assert answer.headers["connection"] == "close"
+            alpha.ends.set()
+            await asyncio.gather(*streams)
+        assert await gateway.ended() == 0
+        assert not any(each.is_running() for each in workers)
+        assert sum(line["path"] == "/alpha/stream" for line in gateway.lines) == 10
+
+    with_gateway(tmp_path, test)
+
+
+def test_what_does_not_end_in_time_is_broken_off_and_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    async def broken(gateway: Gateway, alpha: Backend) -> None:
+        async with gateway.client() as client:
+            streams = [asyncio.ensure_future(reads_stream(client, "/alpha/stream")) for _ in range(3)]
+            await until(lambda: alpha.streams == 3, "3 streams")
+            gateway.send(signal.SIGTERM)
+            if "drain_seconds = 60" in gateway.config.read_text():
+                await gateway.says("again to cut it off")
+                gateway.send(signal.SIGTERM)
+            assert await gateway.ended() == 0
+            for each in await asyncio.gather(*streams, return_exceptions=True):
+                assert isinstance(each, httpx.TransportError)
+
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        await broken(gateway, alpha)
+
+    for at, toml in enumerate(("drain_seconds = 0.2", "drain_seconds = 60")):
+        (tmp_path / str(at)).mkdir()
+        with_gateway(tmp_path / str(at), test, toml=toml)
+
+
+def test_a_killed_worker_costs_its_own_requests_and_what_it_had_counted_stays(tmp_path: Path) -> None:
+    toml = key("web", SECRET, "concurrency = 6")
+
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        clients = [gateway.client(headers=bearer(SECRET)) for _ in range(6)]
+        async with contextlib.AsyncExitStack() as stack:
+            for each in clients:
+                await stack.enter_async_context(each)
+            streams = [asyncio.ensure_future(reads_stream(each, "/alpha/stream")) for each in clients]
+            await until(lambda: alpha.streams == 6, "6 streams")
+            async with gateway.client(headers=bearer(SECRET)) as client:
+                assert (await client.get("/beta/x")).json()["reason"] == "concurrency"
+            victim = max(gateway.workers, key=lambda each: len(each.net_connections("tcp")))
+            before = await gateway.metrics()
+            victim.kill()
+            await gateway.says("ended with -9; starting it again")
+            await until(lambda: any(each.done() for each in streams), "broken streams")
+            broken = sum(each.done() for each in streams)
+            await until(lambda: alpha.streams == 6 - broken, "the replica's own streams have ended")
+            statuses: Counter[int] = Counter()
+            for _ in range(20):  # some of them come to the dead one's socket, and wait for its next life
+                async with gateway.client(headers=bearer(SECRET)) as client:
+                    statuses[(await client.get("/beta/x")).status_code] += 1
+            assert statuses == {200: 20}
+            alpha.ends.set()
+            found = await asyncio.gather(*streams, return_exceptions=True)
+            assert sum(isinstance(each, httpx.TransportError) for each in found) == broken
+            assert broken < 6 or len(gateway.workers) == 2
+
+            async def has_all() -> bool:
+                after = await gateway.metrics()
+                assert all(after[name] >= value for name, value in before.items() if name.endswith("_total"))
+                return (
+                    after.get('muster_gateway_requests_total{service="beta",status="2xx",reason=""}') == 20
+                    and after["muster_gateway_process_restarts_total"] == 1
+                    and after["muster_gateway_processes"] == 2
+                )
+
+            await until_true(has_all)
+
+    with_gateway(tmp_path, test, toml=toml)
+
+
+def test_workers_end_by_themselves_when_their_parent_is_killed(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        workers = gateway.workers
+        async with gateway.client() as client:
+            stream = asyncio.ensure_future(reads_stream(client, "/alpha/stream"))
+            await until(lambda: alpha.streams == 1, "a stream")
+            gateway.process.kill()
+            await gateway.ended()
+            await until(lambda: sum(each.is_running() for each in workers) == 1, "the end of the idle one")
+            alpha.ends.set()
+            assert await stream > 0
+            await until(lambda: not any(each.is_running() for each in workers), "the end of the other one")
+
+    with_gateway(tmp_path, test)
+
+
+def test_the_access_log_has_a_line_for_each_request_and_can_be_rotated(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        async with gateway.client() as client:
+            await client.post("/alpha/x?secret=1", content=b"abc", headers={"X-Muster-Tenant": "team"})
+            await client.get("/a/%00")
+            await until(lambda: len(gateway.lines) == 2, "2 lines")
+            first, second = gateway.lines
+            assert (first["method"], first["path"], first["service"], first["replica"]) == (
+                "POST",
+                "/alpha/x",
+                "alpha",
+                "0123-0",
+            )
+            assert (first["status"], first["attempts"], first["tenant"], first["bytes_in"]) == (200, 1, "team", 3)
+            assert first["seconds"] >= first["queue_seconds"] >= 0
+            assert (second["status"], second["reason"]) == (400, "bad_path")
+            gateway.access_log.rename(tmp_path / "access.log.1")
+            gateway.send(signal.SIGUSR1)
+            for _ in range(10):
+                async with gateway.client() as other:
+                    await other.get("/beta/y")
+
+            def is_in_new() -> bool:
+                return gateway.access_log.exists() and bool(gateway.lines)
+
+            await until(is_in_new, "the new file")
+        gateway.send(signal.SIGTERM)
+        assert await gateway.ended() == 0
+        old = [json.loads(each) for each in (tmp_path / "access.log.1").read_text().splitlines()]
+        assert len(old) + len(gateway.lines) == 12
+
+    with_gateway(tmp_path, test)
+
+
+def test_metrics_are_sums_of_all_processes(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        for _ in range(30):
+            async with gateway.client() as client:
+                await client.get("/alpha/x")
+        name = 'muster_gateway_requests_total{service="alpha",status="2xx",reason=""}'
+
+        async def is_told() -> bool:
+            found = await gateway.metrics()
+            return found.get(name) == 30 and found.get('muster_client_granted_total{service="admin/alpha/6006"}') == 30
+
+        await until_true(is_told)
+        async with httpx.AsyncClient(base_url=gateway.status_url, trust_env=False) as client:
+            (service,) = (await client.get("/services")).json()["services"]
+            assert service["service"] == "admin/alpha/6006"
+            assert service["replicas"][0]["served"] == 30
+            assert (await client.get("/healthz")).text == "ok\n"
+            assert (await client.get("/readyz")).text.startswith("2 of 2 processes")
+
+    with_gateway(tmp_path, test)
+
+
+def test_it_says_in_one_line_why_it_cannot_start(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        def refused(*words: str) -> str:
+            done = subprocess.run(
+                [MUSTER, "gateway", "--registry", gateway.registry, "--access-log", "off", "--status", "off", *words],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+            assert done.returncode == 1, done
+            (line,) = [each for each in done.stderr.splitlines() if each.startswith("error: ")]
+            return line
+
+        port = gateway.url.rpartition(":")[2]
+        assert "something else does already" in await asyncio.to_thread(refused, "--listen", f"127.0.0.1:{port}")
+        assert "is not a list of addresses" in await asyncio.to_thread(refused, "--listen", "nowhere:80")
+        assert "there is no such file" in await asyncio.to_thread(
+            refused, "--listen", "127.0.0.1:0", "--tls-certificate", "/nope", "--tls-key", "/nope"
+        )
+        assert "access_log: /proc/nope/log: cannot be opened" in await asyncio.to_thread(
+            refused, "--listen", "127.0.0.1:0", "--access-log", "/proc/nope/log"
+        )
+
+    with_gateway(tmp_path, test)
