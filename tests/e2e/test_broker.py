@@ -20,6 +20,7 @@ from muster.registry import connect
 from tests.e2e.brokers import Brokers, brokers_in, granted_at
 from tests.e2e.watching import watchers_in
 from tests.e2e.world import MUSTER, SERVE, World
+from tests.servers.etcd import EtcdServer
 from tests.servers.redis import RedisServer
 from tests.unit.broker.client import Client
 
@@ -64,12 +65,13 @@ def brokers(tmp_path: Path) -> Iterator[Brokers]:
         yield brokers
 
 
-@pytest.fixture(params=["file", "redis"])
+@pytest.fixture(params=["file", "redis", "etcd"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "file":
         yield (tmp_path / "registry").as_uri()
         return
-    with RedisServer(tmp_path / "redis") as server:
+    kind = RedisServer if request.param == "redis" else EtcdServer
+    with kind(tmp_path / "registry") as server:
         yield server.url
 
 
