@@ -14,8 +14,9 @@ A lease is in exactly one of these states, and leaves the table by exactly one w
 So whatever a client does, its slots are free again a few seconds later. One that starts a grant just when it was taken
 back is counted all the same (``_late``): it does use the replica, whose own ingress holds the limit.
 
-A desk that has just opened grants nothing for ``settle_seconds``: clients that hold leases of its predecessor, or have
-given themselves some, come back within that and say so (``hold``). They do not wait for it; nobody does.
+A desk grants nothing for ``settle_seconds`` from its first set on: clients that hold leases of its predecessor, or have
+given themselves some, come back within that and say so (``hold``). They do not wait for it; nobody does. Before it
+knows of a set it welcomes nobody who balances: they may know of one, and are better off by themselves.
 """
 
 import heapq
@@ -39,6 +40,7 @@ from muster.broker.frames import BadFrame
 from muster.broker.messages import (
     HEARTBEAT_SECONDS,
     MOST_HELD,
+    MOST_TEXT,
     MOST_TOLD,
     START_SECONDS,
     Bye,
@@ -113,6 +115,7 @@ class _Visit:
     later: dict[int, _Given] = field(default_factory=dict)
     never_started: int = 0
     heard_at: float = -math.inf
+    is_welcome: bool = False
     told: dict[str, Endpoint] = field(default_factory=dict)
 
 
@@ -131,7 +134,8 @@ class Desk:
         self._core = core
         self._broker = broker
         self._monotonic = monotonic
-        self._settled_at = monotonic() + settle_seconds
+        self._settle_seconds = settle_seconds
+        self._settled_at = math.inf
         self._is_settled = settle_seconds <= 0
         self._pending: EndpointSet | None = None
         self._visits: dict[Visitor, _Visit] = {}
@@ -158,8 +162,12 @@ class Desk:
             if present is not None and endpoints.fence <= present.fence and not is_other_target:
                 return False
             self._pending = endpoints
+            if present is None:
+                self._settled_at = self._monotonic() + self._settle_seconds
+            self._welcome_all()
             return True
         is_news = self._core.update(endpoints, self._monotonic(), is_other_target=is_other_target)
+        self._welcome_all()
         self._flush()
         return is_news
 
@@ -170,11 +178,21 @@ class Desk:
     # ── visitors ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def join(self, visitor: Visitor, hello: Hello) -> None:
-        """Let a client in."""
+        """Let a client in; it is welcome when there is a set, or when it only looks."""
+        visit = self._visits[visitor] = _Visit(visitor, hello.client)
+        if self.endpoints is not None or hello.purpose == "inspect":
+            self._welcome(visit)
+
+    def _welcome(self, visit: _Visit) -> None:
+        visit.is_welcome = True
         now = self._monotonic()
-        self._visits[visitor] = _Visit(visitor, hello.client)
-        ready_seconds = 0.0 if self._is_settled else max(0.0, self._settled_at - now)
-        visitor.send(messages.welcome(Welcome(self._broker, now, ready_seconds)))
+        ready_seconds = max(0.0, self._settled_at - now) if self._pending is not None else 0.0
+        visit.visitor.send(messages.welcome(Welcome(self._broker, now, ready_seconds)))
+
+    def _welcome_all(self) -> None:
+        for visit in self._visits.values():
+            if not visit.is_welcome:
+                self._welcome(visit)
 
     def take(self, visitor: Visitor, message: Message) -> None:
         """Do what a visitor says. Raises ``BadFrame``: nobody can go on with it then, so it has to ``leave``.
@@ -502,7 +520,7 @@ def _shown(asked: _Asked, now: float) -> Message:
     return {
         "ask": asked.number,
         "client": asked.visit.client,
-        "tenant": ticket.ask.tenant,
+        "tenant": ticket.ask.tenant[:MOST_TEXT],
         "priority": ticket.ask.priority,
         "waited": now - ticket.asked_at,
         "left": ticket.deadline - now,

@@ -24,11 +24,11 @@ R1 = Endpoint("r1", "http://r1", concurrency=1)
 class Client:
     """A visitor: what it was told since it last looked."""
 
-    def __init__(self, ground: "Ground", client: str = "") -> None:
+    def __init__(self, ground: "Ground", client: str = "", purpose: str = "balance") -> None:
         self.ground = ground
         self.said: list[Message] = []
         self.is_closed = False
-        ground.desk.join(self, replace(HELLO, client=client))
+        ground.desk.join(self, replace(HELLO, client=client, purpose=purpose))
 
     def send(self, message: Message) -> None:
         self.said.append(message)
@@ -52,12 +52,15 @@ class Client:
 
 
 class Ground:
-    def __init__(self, *endpoints: Endpoint, settle_seconds: float = 0.0, capacity: int = 100) -> None:
+    def __init__(
+        self, *endpoints: Endpoint, settle_seconds: float = 0.0, capacity: int = 100, has_set: bool = True
+    ) -> None:
         self.now = 100.0
         self.core = Balancer("s", random.Random(1), queue_capacity=capacity)
         self.desk = Desk(self.core, broker="b1", monotonic=lambda: self.now, settle_seconds=settle_seconds)
         self.revision = 0
-        self.publish(*endpoints or (R1,))
+        if has_set:
+            self.publish(*endpoints or (R1,))
 
     def publish(self, *endpoints: Endpoint) -> None:
         self.revision += 1
@@ -461,6 +464,21 @@ def test_a_client_that_comes_later_is_ready_at_once() -> None:
     assert Client(ground).told()[0]["ready"] == pytest.approx(0.75)
     ground.wait(1.0)
     assert Client(ground).told()[0]["ready"] == 0.0
+
+
+@pytest.mark.parametrize("settle_seconds", [0.0, 1.0])
+def test_a_desk_that_knows_of_no_set_welcomes_nobody_but_who_looks(settle_seconds: float) -> None:
+    ground = Ground(has_set=False, settle_seconds=settle_seconds)
+    client, inspector = Client(ground), Client(ground, purpose="inspect")
+    assert (types(client.told()), types(inspector.told())) == ([], ["welcome"])
+    ground.wait(2.0)
+    ground.publish(R1)
+    ground.publish(R1)
+    (welcome,) = client.told()
+    assert (welcome["type"], welcome["ready"]) == ("welcome", settle_seconds)
+    ground.wait(settle_seconds)
+    assert types(client.asks(1)) == ["grant"]
+    assert inspector.told() == []
 
 
 def test_held_leases_take_slots_even_beyond_the_limit_and_end_like_any() -> None:
