@@ -72,7 +72,12 @@ class Backend:
                     self.waiting += 1
                     await self.goes.wait()
                     self.waiting -= 1
-                content = json.dumps({"name": self.name, "path": path, "body": body.decode()}).encode()
+                said: dict[str, Any] = {"name": self.name, "path": path, "body": body.decode()}
+                if path.endswith("/chat/completions"):  # as much as an SDK looks at
+                    message = {"role": "assistant", "content": f"I am {self.name}"}
+                    said |= {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+                    said |= {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+                content = json.dumps(said).encode()
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
                 await writer.drain()
         writer.close()

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import signal
+import ssl
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
+from cryptography import x509
 
 from tests.e2e.gateways import Backend, Gateway, backends, gateway_in, publish, run, until
 from tests.e2e.world import MUSTER
+from tests.unit.tls.material import Operator
 
 pytestmark = pytest.mark.slow
 
@@ -306,6 +310,70 @@ def test_the_access_log_has_a_line_for_each_request_and_can_be_rotated(tmp_path:
         assert len(old) + len(gateway.lines) == 12
 
     with_gateway(tmp_path, test)
+
+
+def test_the_openai_sdk_needs_only_a_base_url_and_a_key(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        http_client: Any = httpx.AsyncClient(trust_env=False)
+        async with openai.AsyncOpenAI(
+            http_client=http_client, base_url=f"{gateway.url}/v1", api_key=SECRET, max_retries=0
+        ) as client:
+            message: Any = {"role": "user", "content": "who are you?"}
+            answer = await client.chat.completions.create(
+                model="llama-3", messages=[message], extra_headers={"X-Muster-Deadline": "20"}
+            )
+            assert answer.choices[0].message.content == "I am beta"
+            with pytest.raises(openai.NotFoundError) as unknown:
+                await client.chat.completions.create(model="gpt", messages=[message])
+            assert unknown.value.body == "no model is called 'gpt' here; known: 'llama-3'"
+        async with openai.AsyncOpenAI(
+            http_client=httpx.AsyncClient(trust_env=False),  # type: ignore[arg-type]  # as good to it as its own
+            base_url=f"{gateway.url}/v1",
+            api_key="mgw_wrong",
+            max_retries=0,
+        ) as client:
+            with pytest.raises(openai.AuthenticationError):
+                await client.chat.completions.create(model="llama-3", messages=[message])
+
+    with_gateway(tmp_path, test, toml=ROUTES + key("web", SECRET))
+
+
+def test_a_certificate_is_replaced_under_streams_and_by_a_reload(tmp_path: Path) -> None:
+    operator = Operator(tmp_path)
+    operator.renew()
+    trust = ssl.create_default_context(cafile=operator.ca)
+
+    async def serial(gateway: Gateway) -> int:
+        host, port = gateway.url.removeprefix("https://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port), ssl=trust)
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return x509.load_der_x509_certificate(shown).serial_number
+
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        assert gateway.url.startswith("https://")
+        async with gateway.client(verify=trust) as client:
+            stream = asyncio.ensure_future(reads_stream(client, "/alpha/stream"))
+            await until(lambda: alpha.streams == 1, "a stream")
+            expected = operator.renew().serial_number
+            gateway.send(signal.SIGHUP)
+
+            async def is_shown() -> bool:
+                return {await serial(gateway) for _ in range(8)} == {expected}
+
+            await until_true(is_shown)
+            operator.key.write_text("no key")
+            gateway.send(signal.SIGHUP)
+            await gateway.says("holds no private key in PEM form")
+            assert await serial(gateway) == expected
+            assert not stream.done()
+            alpha.ends.set()
+            assert await stream > 0
+
+    words = ("--tls-certificate", str(operator.certificate), "--tls-key", str(operator.key))
+    with_gateway(tmp_path, test, *words)
 
 
 def test_metrics_are_sums_of_all_processes(tmp_path: Path) -> None:
