@@ -29,7 +29,7 @@ from muster.registry.port import Claim, Registry
 LEASE_SECONDS = 1.5
 """How long a holder may be silent: above the pauses of a busy process, below what clients notice as an absence."""
 VERIFY_SECONDS = 2.0
-"""How long two brokers may each believe that they hold a service, where the registry was set back to an earlier state."""
+"""How long a registry that was set back to an earlier state may leave two brokers that each hold a service."""
 LOOKS_PER_LEASE = BEATS_PER_LEASE
 _FOLDER = "#broker/"
 _ROLE = "broker "
