@@ -113,6 +113,7 @@ class Services:
         self._open: dict[ServiceKey, _Open] = {}
         self._listed: frozenset[ServiceKey] = frozenset()
         self._names: frozenset[str] = frozenset()
+        self._meant: frozenset[str] = frozenset()
         self._unknown: dict[ServiceKey, float] = {}
         self._lookups = 0
         self.tells_names = True
@@ -121,11 +122,11 @@ class Services:
     @property
     def names(self) -> Sequence[str]:
         """Names that are known to lead somewhere."""
-        return sorted({*self._names, *(key.service for key, each in self._open.items() if each.is_meant)})
+        return sorted(self._names | self._meant)
 
     def knows(self, name: str) -> bool:
         """Whether the registry lists this name, or the configuration meant it."""
-        return name in self._names or any(key.service == name and each.is_meant for key, each in self._open.items())
+        return name in self._names or name in self._meant
 
     def statistics(self) -> list[Statistics]:
         """Look at all gates."""
@@ -139,6 +140,13 @@ class Services:
                 self._open[key].is_meant = True
             else:
                 self._make(key, is_meant=True, concurrency=concurrency(name, port))
+        self._note_meant()
+
+    def bound(self, *, most: int, wait_seconds: float) -> None:
+        """Have at most so many gates from now on, at which requests wait for so long if they do not say."""
+        self._most, self._wait_seconds = most, wait_seconds
+        for each in self._open.values():
+            each.gate.wait_seconds = wait_seconds
 
     def gate(self, name: str, port: int, *, concurrency: int | None = None) -> Gate | Refused:
         """Return the gate of a service, made now if need be; or why there is none."""
@@ -196,6 +204,7 @@ class Services:
             is_there = await self._is_there(key)
             if is_there:
                 opened.is_meant = True
+                self._note_meant()
             elif is_there is not None and not opened.is_meant:  # meanwhile the configuration may have come to mean it
                 self._lead_nowhere(key, opened)
                 return
@@ -226,6 +235,9 @@ class Services:
             self._lookups -= 1
         return None
 
+    def _note_meant(self) -> None:
+        self._meant = frozenset(key.service for key, each in self._open.items() if each.is_meant)
+
     def _note_unknown(self, key: ServiceKey) -> None:
         now = self._monotonic()
         if len(self._unknown) >= MOST_UNKNOWN:
@@ -240,6 +252,7 @@ class Services:
 
     def _end(self, key: ServiceKey) -> None:
         opened = self._open.pop(key)
+        self._note_meant()
         opened.gate.close()
         if opened.task is not None:
             opened.task.cancel()

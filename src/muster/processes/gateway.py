@@ -41,6 +41,7 @@ from muster.processes.gateway_channel import Message
 from muster.processes.gateway_children import Children
 from muster.processes.gateway_sockets import listen, listen_alone
 from muster.processes.gateway_tls import check
+from muster.processes.loops import loop_factory
 from muster.processes.signals import STOPPING
 from muster.processes.watch import open_registry
 from muster.processes.watch_log import set_up
@@ -78,7 +79,8 @@ def run(asked: Asked) -> None:
     set_up()
     if importlib.util.find_spec("httptools") is None:
         raise SetupError("muster gateway needs: pip install 'muster-gpu[gateway]' (httptools is missing)")
-    asyncio.run(serve(asked))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve(asked))
 
 
 async def serve(asked: Asked) -> None:

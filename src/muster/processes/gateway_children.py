@@ -95,7 +95,7 @@ class Children:
         """Have all of them take a configuration over; return what went wrong with whom."""
         asked: dict[int, asyncio.Future[str]] = {}
         for each in self._children:
-            if each.channel is not None and each.is_ready:
+            if each.channel is not None:  # one that is starting was told the old one, and hears this next
                 each.answer = asked[each.at] = asyncio.get_running_loop().create_future()
                 each.channel.send("configure", **content)
         if asked:

@@ -8,8 +8,6 @@ accepts nothing more, answers what is under way, and ends; what is not over in t
 """
 
 import asyncio
-import contextlib
-import importlib
 import logging
 import os
 import resource
@@ -17,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +36,7 @@ from muster.model.url import shown
 from muster.processes.child import EXIT_SETUP
 from muster.processes.gateway_channel import Channel, Message, inherited
 from muster.processes.gateway_tls import ShownCertificate
+from muster.processes.loops import loop_factory
 from muster.processes.watch import open_registry
 from muster.processes.watch_log import set_up
 
@@ -46,6 +45,8 @@ _LARGEST_PART = 0.02
 """Of a worker's time may go into telling what its balancers know."""
 _LOOK_SECONDS = 0.02
 _HANDSHAKE_SECONDS = 10.0
+_IDLE_SECONDS = 0.2
+"""For requests that are on their way over connections which have none when it is to leave."""
 _KB = 1024
 
 _log = logging.getLogger("muster.processes.gateway_worker")
@@ -122,9 +123,11 @@ class Worker:
         """Let what is under way come to its end; the rest is broken off."""
         guests = self._protocols.guests
         self._hall.is_leaving = True
-        until = time.monotonic() + self._patience_seconds
+        begun = time.monotonic()
+        until = begun + self._patience_seconds
         while guests.open_connections and time.monotonic() < until and not self._cut.is_set():
-            self._protocols.close_idle()
+            if time.monotonic() - begun >= _IDLE_SECONDS:
+                self._protocols.close_idle()
             await asyncio.sleep(_LOOK_SECONDS)
         if guests.in_flight:
             _log.warning("%d requests did not end in time and are broken off", guests.in_flight)
@@ -178,6 +181,7 @@ class Worker:
             if before is not None:
                 self._closing = asyncio.get_running_loop().create_task(before.aclose())
         self._hall.limits = limits_of(config)
+        self._services.bound(most=config.limits.services, wait_seconds=config.wait_seconds)
         self._config = config
         self._patience_seconds = config.drain_seconds
         return ""
@@ -250,14 +254,6 @@ def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's, where it is installed."""
-    with contextlib.suppress(ModuleNotFoundError):
-        made: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
-        return made
-    return None
 
 
 def main() -> None:
