@@ -278,6 +278,20 @@ def test_workers_end_by_themselves_when_their_parent_is_killed(tmp_path: Path) -
     with_gateway(tmp_path, test)
 
 
+def test_signals_that_a_whole_group_gets_are_the_parents(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        workers = gateway.workers
+        for each in workers:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+                each.send_signal(number)
+        for _ in range(10):
+            async with gateway.client() as client:
+                assert (await client.get("/alpha/x")).status_code == 200
+        assert gateway.workers == workers
+
+    with_gateway(tmp_path, test)
+
+
 def test_the_access_log_has_a_line_for_each_request_and_can_be_rotated(tmp_path: Path) -> None:
     async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
         async with gateway.client() as client:

@@ -22,7 +22,7 @@ from typing import Any
 from muster.balancer.statistics_json import service_value
 from muster.balancer.waiting import Gate
 from muster.broker.link import Link, addresses
-from muster.errors import MusterError
+from muster.errors import MusterError, SetupError
 from muster.gateway.access_log import AccessLog
 from muster.gateway.config import OFF, GatewayConfig
 from muster.gateway.ledger import Ledger
@@ -48,6 +48,9 @@ _HANDSHAKE_SECONDS = 10.0
 _IDLE_SECONDS = 0.2
 """For requests that are on their way over connections which have none when it is to leave."""
 _KB = 1024
+_THE_PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Who sends one to a whole group of processes means the parent, which says what is to be done. A worker that ended by
+itself would leave clients waiting at its sockets, which the parent keeps."""
 
 _log = logging.getLogger("muster.processes.gateway_worker")
 
@@ -80,7 +83,11 @@ class Worker:
             on_open=self._beside,
         )
         self._counters = Counters(self._services.knows)
-        self._log = _access_log(config)
+        try:
+            self._log = _access_log(config)
+        except SetupError as error:  # the parent could open it once; to serve is more than to log
+            _log.warning("%s; serving without it until a reload", error)
+            self._log = None
         self._certificate = None if config.tls is None else ShownCertificate(config.tls)
         self._leaving = asyncio.Event()
         self._cut = asyncio.Event()
@@ -90,7 +97,6 @@ class Worker:
 
     async def run(self, slots: dict[str, int]) -> None:
         """Serve until told to leave, and be gone when nobody is left."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._leaving.set)
         async with self._services.running(), asyncio.TaskGroup() as group:
             reception = reception_of(self._config, self._services, self._ledger, slots)
             self._hall = Hall(reception, self._done, limits_of(self._config))
@@ -171,7 +177,8 @@ class Worker:
             if self._certificate is not None and config.tls is not None:
                 self._certificate.replace(config.tls)
             log = self._log
-            if (config.access_log, config.access_log_query) != (self._config.access_log, self._config.access_log_query):
+            present = self._config.access_log, self._config.access_log_query
+            if log is None or (config.access_log, config.access_log_query) != present:
                 log = _access_log(config)
             self._hall.reception = reception_of(config, self._services, self._ledger, message["slots"])
         except MusterError as error:
@@ -258,7 +265,8 @@ def _first(error: BaseException) -> BaseException:
 
 def main() -> None:
     """Be a worker: the argument is the descriptor of its end of the channel."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent says what it means
+    for number in _THE_PARENTS:
+        signal.signal(number, signal.SIG_IGN)
     set_up()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
