@@ -26,6 +26,8 @@ from muster.gateway.services import Services
 from muster.http1.request_head import RequestHead
 
 _MB = 1_000_000
+_LONGEST_ERROR = 500
+"""Of what quotes a client: a header's value may be as long as a head."""
 _OURS = b"x-muster-"
 _INITIALS = frozenset(b"aAxX")
 
@@ -108,7 +110,7 @@ class GatewayReception:
             refused = self._bounded(said, key, rule)
             return refused or options_from(said, now)
         except InvalidAsk as error:
-            return Refused(400, "invalid", str(error))
+            return Refused(400, "invalid", str(error)[:_LONGEST_ERROR])
 
     def _bounded(self, said: dict[str, object], key: Key | None, rule: Rule) -> Refused | None:
         """Fill in what the route and the key say; or say what a client may not. Raises ``InvalidAsk``."""

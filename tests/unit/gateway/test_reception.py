@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from muster.balancer.options import NO_OPTIONS
 from muster.gateway.config import KeyTable, RouteTable
-from muster.gateway.port import NeedsBody
+from muster.gateway.port import NeedsBody, Passage, Refused
 from muster.gateway.reception import key_of, rule_of
+from muster.http1.request_head import read_request
 from tests.unit.gateway.ground import NOW, Desk, desk, head, run
 
 SECRET = "mgw_web"
@@ -241,3 +244,80 @@ def test_true_takes_off_the_whole_path_and_a_text_that_part() -> None:
     assert rule_of(RouteTable(path="/a/b/", service="x", strip=True)).strip == 2
     assert rule_of(RouteTable(path="/a/b", service="x", strip="/a")).strip == 1
     assert rule_of(RouteTable(path="/a/b", service="x")).strip == 0
+
+
+_VALUES = st.one_of(
+    st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_categories=["Cc"]), max_size=30),
+    st.sampled_from(
+        [
+            "nan",
+            "inf",
+            "-inf",
+            "1e400",
+            "-0",
+            "9" * 5000,
+            "{",
+            '{"a": 1e400}',
+            "[" * 9000,
+            "a=1,b",
+            f"Bearer {SECRET}",
+            SECRET,
+        ]
+    ),
+)
+_FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                "X-Muster-Deadline",
+                "X-Muster-Priority",
+                "X-Muster-Features",
+                "X-Muster-Demands",
+                "X-Muster-Tenant",
+                "X-Muster-Affinity",
+                "X-Muster-Timeout",
+                "X-Muster-Idempotent",
+                "X-Muster-Resends",
+                "X-Muster-",
+                "x-muster-x",
+                "Authorization",
+                "X-API-Key",
+                "X-Model",
+                "A",
+            ]
+        ),
+        _VALUES,
+    ),
+    max_size=5,
+)
+_TARGETS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#"), max_size=30)
+
+
+def test_whatever_a_client_sends_something_is_decided(tmp_path: Path) -> None:
+    toml = (
+        'require_key = false\n[[route]]\npath = "/a"\nstrip = true\nservice = "digits"\n'
+        '[[route]]\nhost = "*.example.com"\nservice = "*"\n[[route]]\nheader = {X-Model = "*"}\nservice = "b"\n'
+        '[[route]]\nmodel = "m"\nservice = "c"\n' + KEY + "requests_per_second = 1e6\nconcurrency = 1\n"
+    )
+
+    async def test(desk: Desk) -> None:
+        @given(_FIELDS, _TARGETS, st.sampled_from(["a", "x.example.com", "[::1]", ""]), st.binary(max_size=30))
+        def decides(fields: list[tuple[str, str]], target: str, host: str, body: bytes) -> None:
+            lines = [(name.encode(), value.encode("latin-1")) for name, value in fields]
+            lines += [(b"Host", host.encode() or b"h"), (b"Content-Length", b"9")]
+            asked = read_request(f"POST /{target} HTTP/1.1".encode(), lines)
+            for given_body in (None, body):
+                decision = desk.decide(asked, given_body)
+                if isinstance(decision, Passage):
+                    assert decision.target.startswith(b"/")
+                    decision.leave()
+                elif isinstance(decision, Refused):
+                    assert 400 <= decision.status <= 599
+                    assert decision.reason
+                    assert decision.error.isprintable()
+                    assert len(decision.error) < 1000
+            assert desk.ledger.under_way(0) == 0
+
+        decides()
+
+    at_desk(tmp_path, toml, test)
