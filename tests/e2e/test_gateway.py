@@ -385,6 +385,10 @@ def test_a_certificate_is_replaced_under_streams_and_by_a_reload(tmp_path: Path)
             assert not stream.done()
             alpha.ends.set()
             assert await stream > 0
+            for each in gateway.workers:  # their next lives have no files that they could read
+                each.kill()
+            assert {await serial(gateway) for _ in range(8)} == {expected}
+            assert "showing what was shown before" in gateway.said
 
     words = ("--tls-certificate", str(operator.certificate), "--tls-key", str(operator.key))
     with_gateway(tmp_path, test, *words)

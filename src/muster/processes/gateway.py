@@ -40,7 +40,7 @@ from muster.processes.gateway_broker import OwnBroker, is_needed, own_broker
 from muster.processes.gateway_channel import Message
 from muster.processes.gateway_children import Children
 from muster.processes.gateway_sockets import listen, listen_alone
-from muster.processes.gateway_tls import check
+from muster.processes.gateway_tls import read as read_certificate
 from muster.processes.loops import loop_factory
 from muster.processes.signals import STOPPING
 from muster.processes.watch import open_registry
@@ -62,16 +62,15 @@ class Asked:
     flags: Mapping[str, Any] = field(repr=False)
     token: str = field(default="", repr=False)
 
-    def read(self) -> GatewayConfig:
-        """Return what that means now. Raises ``SetupError``."""
+    def read(self) -> tuple[GatewayConfig, str]:
+        """Return what that means now, and the certificate with its key, if there is one. Raises ``SetupError``."""
         config = load(self.file, self.flags)
         if config.broker:
             try:
                 addresses(config.broker)
             except InvalidSpec as error:
                 raise SetupError(str(error)) from error
-        check(config.tls)
-        return config
+        return config, read_certificate(config.tls)
 
 
 def run(asked: Asked) -> None:
@@ -85,7 +84,7 @@ def run(asked: Asked) -> None:
 
 async def serve(asked: Asked) -> None:
     """Check what was asked for, open the sockets, and keep the workers alive."""
-    config = asked.read()
+    config, certificate = asked.read()
     await open_registry(config.registry_url).aclose()  # refused now, and not by each worker
     if config.access_log != OFF:
         await AccessLog(config.access_log).aclose()
@@ -103,7 +102,7 @@ async def serve(asked: Asked) -> None:
             own = None
             if is_needed(config, asked.token, count):
                 own = await stack.enter_async_context(own_broker(config))
-            await Gateway(asked, config, places, sockets, ledger, own=own).run(status)
+            await Gateway(asked, config, places, sockets, ledger, certificate=certificate, own=own).run(status)
         except ExceptionGroup as failed:
             raise _first(failed) from None
 
@@ -119,11 +118,13 @@ class Gateway:
         sockets: Sequence[Sequence[socket.socket]],
         ledger: Ledger,
         *,
+        certificate: str = "",
         own: OwnBroker | None = None,
     ) -> None:
         self._asked = asked
         self._own = own
         self._config = config
+        self._certificate = certificate
         self._places = places
         self._sockets = sockets
         self._slots = Slots(ledger)
@@ -164,8 +165,12 @@ class Gateway:
         said.cancel()
 
     def _begin(self) -> Message:
-        token = self._asked.token if self._own is None else self._own.token
-        return {"config": self._told(self._config), "slots": self._assigned, "token": token}
+        return {
+            "config": self._told(self._config),
+            "slots": self._assigned,
+            "token": self._asked.token if self._own is None else self._own.token,
+            "certificate": self._certificate,
+        }
 
     def _told(self, config: GatewayConfig) -> dict[str, Any]:
         """Return what workers are told of the configuration: also where their own broker is."""
@@ -213,11 +218,12 @@ class Gateway:
             await self._reloading.wait()
             self._reloading.clear()
             try:
-                config = await asyncio.to_thread(self._asked.read)
+                config, certificate = await asyncio.to_thread(self._asked.read)
             except SetupError as error:
                 _log.error("not reloaded, what was in force stays: %s", error)
             else:
                 await self._take(config)
+                self._certificate = certificate
             self._reopen()
 
     async def _take(self, config: GatewayConfig) -> None:

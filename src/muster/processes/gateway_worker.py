@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from muster.balancer.statistics_json import service_value
@@ -57,13 +57,17 @@ _log = logging.getLogger("muster.processes.gateway_worker")
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """What a worker is given once: descriptors that it inherits, its place among the others, and a broker's token."""
+    """What a worker is given once: descriptors that it inherits, its place among the others, and secrets.
+
+    ``certificate``, with its key, is for files that cannot be used just now; empty without TLS.
+    """
 
     listeners: tuple[int, ...]
     ledger: int
     columns: int
     column: int
-    token: str
+    token: str = field(repr=False)
+    certificate: str = field(repr=False)
 
 
 class Worker:
@@ -88,7 +92,7 @@ class Worker:
         except SetupError as error:  # the parent could open it once; to serve is more than to log
             _log.warning("%s; serving without it until a reload", error)
             self._log = None
-        self._certificate = None if config.tls is None else ShownCertificate(config.tls)
+        self._certificate = None if config.tls is None else ShownCertificate(config.tls, begin.certificate)
         self._leaving = asyncio.Event()
         self._cut = asyncio.Event()
         self._patience_seconds = config.drain_seconds
@@ -252,7 +256,12 @@ async def _work(end: socket.socket) -> int:
 
 async def _live(channel: Channel, message: Message) -> None:
     begin = Begin(
-        tuple(message["listeners"]), message["ledger"], message["columns"], message["column"], message["token"]
+        tuple(message["listeners"]),
+        message["ledger"],
+        message["columns"],
+        message["column"],
+        message["token"],
+        message["certificate"],
     )
     await Worker(channel, begin, GatewayConfig.model_validate(message["config"])).run(message["slots"])
 
