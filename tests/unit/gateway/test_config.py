@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from muster.errors import SetupError
-from muster.gateway.config import GatewayConfig, load, read_bind
+from muster.gateway.config import GatewayConfig, KeyTable, LimitsTable, RouteTable, TlsTable, load, read_bind
 
 HASH = "ab" * 32
 KEY = f'[[key]]\nname = "web"\nsha256 = "{HASH}"\n'
@@ -154,3 +154,16 @@ def test_the_hash_key_command_writes_what_the_file_takes(tmp_path: Path, capsys:
 def test_an_address_is_shown_as_in_a_url() -> None:
     assert str(read_bind("[::1]:80")) == "[::1]:80"
     assert str(read_bind(":80")) == "127.0.0.1:80"
+
+
+def test_the_file_in_the_manual_can_be_read_and_names_every_key(tmp_path: Path) -> None:
+    manual = Path(__file__).parents[3] / "docs" / "gateway.md"
+    found = re.search(r"```toml\n(.*?)```", manual.read_text(), re.DOTALL)
+    assert found is not None
+    text = found[1]
+    config = read(tmp_path, text)
+    assert [each.service for each in config.route] == ["llama", "sd-turbo", "*"]
+    assert config.limits == type(config.limits)(), "the manual shows the defaults"
+    for table in (GatewayConfig, RouteTable, KeyTable, LimitsTable, TlsTable):
+        for name in table.model_fields:
+            assert re.search(rf"\b{name}\b", text), name

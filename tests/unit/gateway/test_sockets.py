@@ -33,7 +33,7 @@ def test_an_address_that_somebody_shares_is_not_joined() -> None:
     with sockets[0][0]:
         with pytest.raises(SetupError, match=rf"^--listen: cannot listen at {place}: something else does already"):
             listen([place], 2)
-        with pytest.raises(SetupError, match="^--status: cannot listen at"):
+        with pytest.raises(SetupError, match=r"^--status: cannot listen at"):
             listen_alone(place, "--status")
 
 
