@@ -278,7 +278,9 @@ def described(config: GatewayConfig) -> str:
         routes = "/SERVICE/…, SERVICE.any.host or the model below /v1/ → " + (
             ", ".join(config.service) or f"any service of {config.account}"
         )
-    keys = f"{len(config.key)} API keys" if config.needs_key else "no API key is needed"
+    keys = "no API key is needed"
+    if config.needs_key:
+        keys = f"{len(config.key)} API key{'' if len(config.key) == 1 else 's'}"
     return f"{routes} (registry {shown(config.registry_url)}; {keys})"
 
 
