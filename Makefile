@@ -4,10 +4,10 @@ ENGINE ?= local
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-lb sim bench-docker lock clean format
+.PHONY: help demo test check bench bench-lb bench-failover bench-gateway sim bench-docker lock clean format
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## run the main job: deploy, disturb, heal, balance, verdict (ENGINE=docker: in real containers)
 	@if [ "$(ENGINE)" = docker ]; then scripts/docker ensure && scripts/docker start; fi
@@ -25,6 +25,14 @@ bench: $(VENV)/.dev ## measure and print the tables of figures
 bench-lb: $(VENV)/.dev ## measure the balancer beside nginx and HAProxy (ARGS="--quick": in minutes, not an hour)
 	@scripts/servers ensure || echo "measuring without what is missing"
 	@$(BIN)/python -m benchmarks.balance $(ARGS)
+
+bench-failover: $(VENV)/.dev ## kill brokers under load, and see what becomes of requests (ARGS="--quick")
+	@scripts/servers ensure || echo "measuring without what is missing"
+	@$(BIN)/python -m benchmarks.balance.failover $(ARGS)
+
+bench-gateway: $(VENV)/.dev ## measure the gateway's hop beside nginx and HAProxy (ARGS="--quick")
+	@scripts/servers ensure || echo "measuring without what is missing"
+	@$(BIN)/python -m benchmarks.gateway $(ARGS)
 
 sim: $(VENV)/.dev ## simulate the balancer in virtual time beside central queues that miss nothing
 	@$(BIN)/python -m benchmarks.balance.sim $(ARGS)

@@ -60,12 +60,12 @@ class Helper:
 
 
 @contextlib.contextmanager
-def helper(module: str, folder: Path, *arguments: str) -> Iterator[Helper]:
-    """Run ``benchmarks.balance.MODULE`` for the length of the context."""
+def helper(module: str, folder: Path, *arguments: str, package: str = "balance") -> Iterator[Helper]:
+    """Run ``benchmarks.PACKAGE.MODULE`` for the length of the context."""
     log = folder / f"{module}.log"
     with log.open("ab") as complaints:
         process = subprocess.Popen(
-            (sys.executable, "-m", f"benchmarks.balance.{module}", *arguments),
+            (sys.executable, "-m", f"benchmarks.{package}.{module}", *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,

@@ -32,6 +32,11 @@ class Program:
         every = [each.cpu_times() for each in self._family()]
         return sum(each.user + each.system for each in every)
 
+    def first_cpu_seconds(self) -> float:
+        """Return that of the process that was started alone, without its children's."""
+        times = self._measured.cpu_times()
+        return float(times.user + times.system)
+
     def rss_bytes(self) -> int:
         """Return how much memory it has resident now."""
         return sum(each.memory_info().rss for each in self._family())
