@@ -28,6 +28,8 @@ from muster.http1.request_head import RequestHead
 _MB = 1_000_000
 _LONGEST_ERROR = 500
 """Of what quotes a client: a header's value may be as long as a head."""
+_MOST_SAID_BYTES = 4096
+"""Of all options together. What does not fit into an ask a worker decides by itself, past all who wait."""
 _OURS = b"x-muster-"
 _INITIALS = frozenset(b"aAxX")
 
@@ -105,6 +107,9 @@ class GatewayReception:
         """Read what a request says of itself, within what its key may say."""
         if not ours and key is None and rule.is_plain:
             return NO_OPTIONS
+        if (size := sum(len(value) for _, value in ours)) > _MOST_SAID_BYTES:
+            error = f"X-Muster-…: {size} bytes of options, more than {_MOST_SAID_BYTES}: say less"
+            return Refused(400, "invalid", error)
         try:
             said = header_options(ours)
             refused = self._bounded(said, key, rule)

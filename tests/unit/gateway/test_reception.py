@@ -45,6 +45,19 @@ def test_a_plain_request_says_nothing_to_the_balancer(tmp_path: Path) -> None:
     at_desk(tmp_path, "", test, service=["digits"])
 
 
+@pytest.mark.parametrize("name", ["X_Muster_Tenant", "X_Muster_Affinity", "X_Muster_Demands"])
+def test_options_that_no_broker_takes_are_refused_and_do_not_pass_its_queue_by(tmp_path: Path, name: str) -> None:
+    async def test(desk: Desk) -> None:
+        value = ",".join(f"a{at}=1" for at in range(800))
+        fields: dict[str, Any] = {name: value}
+        refused = desk.refuses(head(**fields))
+        assert (refused.status, refused.reason) == (400, "invalid")
+        assert "4096" in refused.error
+        desk.lets_in(head(X_Muster_Tenant="t" * 1000)).leave()
+
+    at_desk(tmp_path, "", test, service=["digits"])
+
+
 def test_without_a_key_nobody_learns_which_services_there_are(tmp_path: Path) -> None:
     async def test(desk: Desk) -> None:
         for target in ("/", "/nowhere", "/../x"):
