@@ -38,6 +38,9 @@ from muster.model.endpoint import Endpoint
 if TYPE_CHECKING:
     from muster.gateway.connection import Connection
 
+_LONGEST_TIMER_SECONDS = 1e9
+"""Thirty years: loops count in milliseconds, and cannot count to what a client may write."""
+
 
 class Forward:
     """One request under way. ``is_sinking``: what comes of its body is sent on.
@@ -198,7 +201,8 @@ class Forward:
         since = gate.count_call()
         until = request.until = wait_until(gate, options)
         if not math.isinf(options.ask.answer_by):
-            self._late_timer = self._shared.loop.call_later(options.ask.answer_by - since, self._late)
+            seconds = min(options.ask.answer_by - since, _LONGEST_TIMER_SECONDS)
+            self._late_timer = self._shared.loop.call_later(seconds, self._late)
         waiter = AsyncWaiter(gate)
         while True:
             asked_at = gate.monotonic()

@@ -315,6 +315,16 @@ def test_a_deadline_ends_a_request_that_nobody_answers() -> None:
     run(main())
 
 
+def test_a_deadline_beyond_all_counting_is_none() -> None:
+    async def main() -> None:
+        options = Options(ask=Ask(answer_by=1e308))
+        async with world(answers_ok, options=options) as (_, gateway), client_of(gateway) as client:
+            await client.say(GET)
+            assert (await client.answer())[1] == b"ok"
+
+    run(main())
+
+
 def test_a_deadline_in_the_middle_of_an_answer_breaks_it_off() -> None:
     async def main() -> None:
         async def handle(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
