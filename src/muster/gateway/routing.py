@@ -205,7 +205,7 @@ class Table:
                     continue
             if rule.service != "*":
                 return Match(rule.service, path.without(rule.strip), rule)
-            if star and "." not in star:
+            if star and "." not in star and is_name(star):
                 return Match(star, path.without(rule.strip), rule)
         return self._nowhere(model)
 

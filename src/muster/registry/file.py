@@ -19,6 +19,7 @@ size of files; contents are read only when those change. inotify was refused: no
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -279,6 +280,10 @@ def _read(path: Path) -> bytes | None:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # so nobody can have published it
+                return None
+            raise
 
 
 def _read_own(path: Path) -> dict[str, Any]:

@@ -141,6 +141,7 @@ def test_the_star_of_a_host_may_be_the_service() -> None:
     table = Table([rule("*", host="*.example.com"), rule("rest")])
     assert service_of(table, head(host="digits.example.com")) == "digits"
     assert service_of(table, head(host="a.b.example.com")) == "rest"
+    assert service_of(table, head(host=f"{'a' * 200}.example.com")) == "rest"
     assert table.named == [("rest", 6006)]
 
 

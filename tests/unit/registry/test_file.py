@@ -41,6 +41,16 @@ def test_the_layout_is_the_documented_one(tmp_path: Path) -> None:
     assert alias == {"schema": 1, "target": {"account": "admin", "service": "0123456789", "port": 6006}}
 
 
+def test_nothing_is_published_under_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        registry = FileRegistry(tmp_path)
+        await registry.publish(KEY, FULL)
+        for name in ("x" * 300, "한" * 128, "😀" * 128):
+            assert await registry.target(ServiceKey("admin", name)) is None
+
+    asyncio.run(scenario())
+
+
 def test_a_shell_script_can_read_it(tmp_path: Path) -> None:
     asyncio.run(FileRegistry(tmp_path).publish(KEY, make_set("a", "b")))
     script = r"""grep -o '"url":"[^"]*"' "$1/admin/0123456789/6006.json" | cut -d '"' -f 4"""
