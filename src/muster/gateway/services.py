@@ -9,7 +9,8 @@ waits. What a name costs that nobody has: one look into the registry for all who
 * Any other may be an alias, which a registry does not list: its gate is made at once, requests wait at it, and they
   fail with ``UnknownService`` when the registry has answered that there is no such name.
 
-There are at most ``most`` gates. Beyond that the one that nobody has used for longest goes, if nobody is at it now.
+There are at most ``most`` gates. Beyond that the one that nobody has used for longest goes, if nobody is at it now;
+before any other, one of which it is not known that there is such a service.
 
 Each gate has a task that carries its sets from the registry, and whatever ``on_open`` returns runs beside it.
 
@@ -115,7 +116,7 @@ class Services:
         self._names: frozenset[str] = frozenset()
         self._meant: frozenset[str] = frozenset()
         self._unknown: dict[ServiceKey, float] = {}
-        self._lookups = 0
+        self._lookups: set[_Open] = set()
         self.tells_names = True
         self._group: asyncio.TaskGroup | None = None
 
@@ -160,10 +161,15 @@ class Services:
             return self._make_room(key) or self._make(key, is_meant=True, concurrency=concurrency).gate
         if self._unknown.get(key, 0.0) > now:
             return Refused(404, "unknown_service", self._unknown_text(key), service=name)
-        if self._lookups >= MOST_LOOKUPS:
+        if len(self._lookups) >= MOST_LOOKUPS:
             error = "too many names that are not known yet are being looked up: try again"
             return Refused(503, "busy_looking_up", error, retry_after_seconds=1.0, service=name)
-        return self._make_room(key) or self._make(key, is_meant=False, concurrency=concurrency).gate
+        refused = self._make_room(key)
+        if refused is not None:
+            return refused
+        opened = self._make(key, is_meant=False, concurrency=concurrency)
+        self._lookups.add(opened)
+        return opened.gate
 
     # Making them.
 
@@ -171,7 +177,7 @@ class Services:
         if len(self._open) < self._most:
             return None
         idle = [
-            (each.used_at, other)
+            other
             for other, each in self._open.items()
             if not (state := each.gate.statistics()).in_flight and not state.waiting
         ]
@@ -180,7 +186,7 @@ class Services:
                 f"this gateway has requests for {self._most} services already, which is as many as it may: try again"
             )
             return Refused(503, "too_many_services", error, retry_after_seconds=1.0, service=key.service)
-        self._end(min(idle)[1])
+        self._end(min(idle, key=lambda other: (self._open[other].is_meant, self._open[other].used_at)))
         return None
 
     def _make(self, key: ServiceKey, *, is_meant: bool, concurrency: int | None) -> _Open:
@@ -201,7 +207,7 @@ class Services:
     async def _keep(self, key: ServiceKey, opened: _Open, subscription: Subscription) -> None:
         """Look the name up, if that is not done, and carry its sets until it is closed."""
         if not opened.is_meant:
-            is_there = await self._is_there(key)
+            is_there = await self._is_there(key, opened)
             if is_there:
                 opened.is_meant = True
                 self._note_meant()
@@ -221,9 +227,8 @@ class Services:
             del self._open[key]
         opened.gate.close()
 
-    async def _is_there(self, key: ServiceKey) -> bool | None:
+    async def _is_there(self, key: ServiceKey, opened: _Open) -> bool | None:
         """Return what the registry says; ``None`` if nothing: whoever asks may wait, and is told of its trouble."""
-        self._lookups += 1
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 return await self._registry.target(key) is not None
@@ -232,7 +237,7 @@ class Services:
         except TimeoutError:
             _log.warning("looking up %s in the registry %s takes too long", key, self._where)
         finally:
-            self._lookups -= 1
+            self._lookups.discard(opened)
         return None
 
     def _note_meant(self) -> None:
@@ -252,6 +257,7 @@ class Services:
 
     def _end(self, key: ServiceKey) -> None:
         opened = self._open.pop(key)
+        self._lookups.discard(opened)  # its task may not have begun
         self._note_meant()
         opened.gate.close()
         if opened.task is not None:

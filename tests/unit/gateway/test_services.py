@@ -168,6 +168,29 @@ def test_at_most_so_many_names_are_looked_up_at_a_time() -> None:
     with_services(test)
 
 
+def test_names_that_come_in_one_moment_are_counted_too() -> None:
+    async def test(services: Services, registry: Counted) -> None:
+        for at in range(MOST_LOOKUPS):
+            gate_of(services, f"x{at}")
+        assert refusal_of(services, "one-more").reason == "busy_looking_up"
+        await until(lambda: not services.statistics())
+        gate_of(services, "one-more")
+
+    with_services(test)
+
+
+def test_a_name_of_which_nothing_is_known_makes_room_before_a_service_does() -> None:
+    async def test(services: Services, registry: Counted) -> None:
+        await until(lambda: services.knows("a"))
+        first = gate_of(services, "a")
+        registry.goes = asyncio.Event()
+        gate_of(services, "x")
+        gate_of(services, "y")
+        assert gate_of(services, "a") is first
+
+    with_services(test, "a", most=2)
+
+
 def test_what_is_meant_waits_until_it_is_published() -> None:
     async def test(services: Services, registry: Counted) -> None:
         services.mean([("later", 6006)], lambda _, __: None)
