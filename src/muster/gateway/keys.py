@@ -4,7 +4,8 @@ A key is 32 random bytes, so its plain SHA-256 is as good as a slow one: there i
 hash of what was sent, whose bytes nobody can choose, so that how long the look-up takes tells nothing about any key.
 
 It is sent in ``X-API-Key`` or else as ``Authorization: Bearer``. The field that was ours does not go on to the replica;
-where ``X-API-Key`` is given, ``Authorization`` is the replica's own affair and goes on.
+where ``X-API-Key`` is given, ``Authorization`` is the replica's own affair and goes on, unless it holds a key of ours
+too, which no replica may learn.
 """
 
 import hashlib
@@ -49,6 +50,7 @@ class Caller:
 
 
 ANYBODY = Caller()
+_NOTHING: frozenset[bytes] = frozenset()
 _BY_API_KEY = frozenset([API_KEY])
 _BY_AUTHORIZATION = frozenset([AUTHORIZATION])
 
@@ -64,18 +66,21 @@ class Keyring:
         """Return who asks, by the values of the two fields."""
         if not self._by_hash and not self._is_needed:
             return ANYBODY
+        bearers = [each[7:].strip() for each in authorizations if each[:7].lower() == b"bearer "]
         if api_keys:
             values, dropped, what = api_keys, _BY_API_KEY, "X-API-Key"
+            beside = _BY_AUTHORIZATION if any(map(self._find, bearers)) else _NOTHING
         else:
-            values = [each[7:] for each in authorizations if each[:7].lower() == b"bearer "]
-            dropped, what = _BY_AUTHORIZATION, "Authorization"
+            values, dropped, what, beside = bearers, _BY_AUTHORIZATION, "Authorization", _NOTHING
         if not values:
-            return self._without(f"this needs an API key: {_HOW}", "no_key")
+            return self._without(f"this needs an API key: {_HOW}", "no_key", beside)
         if len(values) > 1:
             return Refused(400, "invalid", f"{what} is there twice: which key is meant?")
         key = self._find(values[0].strip())
         if key is None:
-            return self._without("the API key is not known here: is it complete, and this gateway's?", "unknown_key")
+            return self._without(
+                "the API key is not known here: is it complete, and this gateway's?", "unknown_key", beside
+            )
         if key.is_revoked:
             return _refused(
                 f"the API key {key.name!r} was revoked: ask whoever runs this gateway for another",
@@ -86,16 +91,16 @@ class Keyring:
             return _refused(
                 f"the API key {key.name!r} is disabled for now: ask whoever runs this gateway", "disabled_key", key.name
             )
-        return Caller(key, dropped)
+        return Caller(key, dropped | beside)
 
     def _find(self, secret: bytes) -> Key | None:
         if not 0 < len(secret) <= MOST_KEY_BYTES:
             return None
         return self._by_hash.get(hashlib.sha256(secret).hexdigest())
 
-    def _without(self, error: str, reason: str) -> Caller | Refused:
+    def _without(self, error: str, reason: str, beside: frozenset[bytes]) -> Caller | Refused:
         """Refuse, unless a key is only for those who want to have one: what was sent may be for the replica."""
-        return _refused(error, reason, "") if self._is_needed else ANYBODY
+        return _refused(error, reason, "") if self._is_needed else Caller(dropped=beside)
 
 
 def _refused(error: str, reason: str, name: str) -> Refused:

@@ -34,6 +34,15 @@ def test_beside_an_api_key_the_authorization_is_the_replicas() -> None:
     assert ring().caller([SECRET], [b"Bearer for-the-replica"]) == Caller(a_key(), frozenset([b"x-api-key"]))
 
 
+def test_a_key_of_ours_goes_on_in_neither_header() -> None:
+    both = frozenset([b"x-api-key", b"authorization"])
+    assert ring().caller([SECRET], [b"Bearer  " + SECRET]) == Caller(a_key(), both)
+    other = a_key("other", b"mgw_other", is_revoked=True)
+    assert ring(a_key(), other).caller([SECRET], [b"Bearer mgw_other"]) == Caller(a_key(), both)
+    stranger = ring(is_needed=False).caller([b"for-the-replica"], [b"Bearer " + SECRET])
+    assert stranger == Caller(dropped=frozenset([b"authorization"]))
+
+
 def test_without_a_key_nobody_gets_in_and_is_told_how() -> None:
     answer = refused(ring())
     assert (answer.status, answer.reason) == (401, "no_key")
