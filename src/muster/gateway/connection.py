@@ -21,7 +21,7 @@ from muster.gateway import answers
 from muster.gateway.forward import Forward
 from muster.gateway.port import Decision, NeedsBody, Passage, Record, Refused
 from muster.gateway.shared import Shared
-from muster.gateway.sockets import break_off, has_gone, keep_alive
+from muster.gateway.sockets import bound_untaken, break_off, has_gone, keep_alive
 from muster.gateway.upload import Upload
 from muster.gateway.upstream import HIGH_WATER_BYTES
 from muster.http1.bodies import LengthReader
@@ -138,9 +138,11 @@ class Connection(asyncio.Protocol):
         self.about = b"X-Forwarded-Proto: %b\r\n" % scheme
         if isinstance(here, tuple):
             self.about += b"X-Forwarded-Port: %d\r\n" % here[1]
+        limits = self._shared.hall.limits
         keep_alive(transport)
+        bound_untaken(transport, limits.body_seconds)
         self._shared.guests.connections.add(self)
-        self._expect_within(self._shared.hall.limits.idle_seconds)
+        self._expect_within(limits.idle_seconds)
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sends."""
@@ -321,7 +323,7 @@ class Connection(asyncio.Protocol):
         if upload.is_too_large:
             is_held = forward is None
             self._stop(self._needs.refused if is_held else answers.too_large(upload.most_bytes or 0))
-            return len(data)
+            return used
         if is_sinking and forward is not None:
             forward.send(pieces)
         elif forward is None and upload.is_complete:

@@ -21,7 +21,7 @@ from muster.balancer.waiting import Gate
 from muster.gateway.answers import connection_line
 from muster.gateway.attempt import Attempts, Break
 from muster.gateway.port import Passage, Record
-from muster.gateway.upload import Upload
+from muster.gateway.upload import Upload, is_ours
 from muster.gateway.upstream import Link
 from muster.http1.bodies import ChunkedReader, CloseReader, LengthReader, ResponseBody, chunk, last_chunk
 from muster.http1.head_parser import BadMessage
@@ -199,7 +199,7 @@ class Exchange:
         if self._is_chunking:
             chunk(pieces)
             if isinstance(body, ChunkedReader) and body.is_over:
-                pieces.append(last_chunk(body.trailers, OURS))
+                pieces.append(last_chunk([each for each in body.trailers if not is_ours(each[0])], OURS))
         self._out += pieces
 
     def raw(self, data: bytes) -> None:

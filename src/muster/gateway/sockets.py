@@ -1,7 +1,8 @@
-"""What a client's TCP connection is asked for beyond reading and writing; a Unix socket has none of it.
+"""What a TCP connection is asked for beyond reading and writing; a Unix socket has none of it.
 
-asyncio knows none of these: that a host which vanished is noticed, that a connection breaks off by a reset instead of
-by an end, and whether somebody has gone who is not read.
+asyncio knows none of these: that a host which vanished is noticed, that one is not waited for which takes nothing of
+what it is sent, that a connection breaks off by a reset instead of by an end, and whether somebody has gone who is not
+read.
 """
 
 import asyncio
@@ -22,6 +23,17 @@ def keep_alive(transport: asyncio.BaseTransport) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def bound_untaken(transport: asyncio.BaseTransport, seconds: float) -> None:
+    """Have the system end a connection whose other side has taken nothing for so long of what is sent to it.
+
+    A client that never reads would keep a replica's slot for as long as it likes, and its connection after that.
+    """
+    if _is_tcp(transport) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection = transport.get_extra_info("socket")
+        milliseconds = min(max(1, round(seconds * 1000)), 2**31 - 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def break_off(transport: asyncio.Transport) -> None:

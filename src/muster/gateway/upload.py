@@ -8,6 +8,13 @@ more is sent once. With the head of an answer nothing need be kept any longer.
 from muster.http1.bodies import ChunkedReader, LengthReader, RequestBody, chunk, last_chunk
 from muster.http1.request_head import RequestHead
 
+_OURS = b"x-muster-"
+
+
+def is_ours(name: bytes) -> bool:
+    """Tell whether a trailer has a name that only the gateway may use, also as servers of the CGI tradition read it."""
+    return name[:9].lower().replace(b"_", b"-") == _OURS
+
 
 class Upload:
     """The body of one request. ``reader`` reads what has still to come, ``None`` once that is all here."""
@@ -76,7 +83,7 @@ class Upload:
         if isinstance(reader, ChunkedReader):
             chunk(pieces)
             if reader.is_over:
-                self._end = last_chunk([pair for pair in reader.trailers if pair[0][:9].lower() != b"x-muster-"])
+                self._end = last_chunk([pair for pair in reader.trailers if not is_ours(pair[0])])
                 pieces.append(self._end)
         return used, pieces
 

@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from muster.gateway.port import Limits
+from muster.gateway.sockets import keep_alive
 from muster.http1.bodies import CloseReader, ResponseBody
 from muster.http1.head_parser import BadMessage, HeadParser
 from muster.http1.response_head import SWITCHING, ResponseHead, read_response
@@ -173,6 +174,7 @@ class Link(asyncio.Protocol):
         """Take the transport."""
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's are not of its class
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        keep_alive(transport)  # or a request would wait for ever for a replica whose host has vanished
 
     def data_received(self, data: bytes) -> None:
         """Read what the replica sends and hand it on."""

@@ -25,7 +25,7 @@ _TRAILER = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)\r\n" % _TOKEN)
 _NEVER_TRAILERS = frozenset(
     b"authorization connection content-encoding content-length content-range content-type cookie expect host keep-alive"
     b" proxy-connection set-cookie te trailer transfer-encoding upgrade"
-    b" x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto".split()
+    b" proxy-authorization x-api-key x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto".split()
 )
 """Framing, routing, authentication and what says how to read the content: RFC 9110, 6.5.1."""
 

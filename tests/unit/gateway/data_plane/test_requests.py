@@ -109,11 +109,27 @@ def test_chunks_and_trailers_go_both_ways() -> None:
         async with world(echoes) as ((backend,), gateway), client_of(gateway) as client:
             await client.say(
                 b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-                b'3;a="b"\r\nhel\r\n2\r\nlo\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\nX-Muster-Error: x\r\n\r\n'
+                b'3;a="b"\r\nhel\r\n2\r\nlo\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\nX-Muster-Error: x\r\n'
+                b"X_Muster_Error: x\r\nX-API-Key: mgw_secret\r\n\r\n"
             )
             await client.head()
             assert await chunked_body(client.reader) == (b"hello", b"X-Sum: 7\r\n")
             assert value(backend.heads[0], b"transfer-encoding") == b"chunked"
+
+    run(main())
+
+
+def test_a_replica_names_itself_in_no_trailer() -> None:
+    async def main() -> None:
+        async def handle(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await backend.head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            writer.write(b"2\r\nok\r\n0\r\nX-Muster-Replica: r9\r\nX-Sum: 7\r\n\r\n")
+
+        async with world(handle) as (_, gateway), client_of(gateway) as client:
+            await client.say(GET)
+            assert value(await client.head(), b"x-muster-replica") == b"r0"
+            assert await chunked_body(client.reader) == (b"ok", b"X-Sum: 7\r\n")
 
     run(main())
 
@@ -286,6 +302,18 @@ def test_a_chunked_body_that_grows_above_the_limit_is_refused_in_the_middle() ->
             assert await reason_of(client) == (413, "body_too_large")
             await until(lambda: backend.lost)
             assert gateway.in_flight == 0
+
+    run(main())
+
+
+def test_what_follows_a_body_that_was_too_large_is_the_next_request() -> None:
+    async def main() -> None:
+        async with world(answers_ok, most_body_bytes=3) as ((backend,), gateway), client_of(gateway) as client:
+            body = b"5\r\nhello\r\n0\r\n\r\n"
+            await client.say(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body + GET)
+            assert await reason_of(client) == (413, "body_too_large")
+            assert (await client.answer())[1] == b"ok"
+            assert len(backend.heads) == 1
 
     run(main())
 
