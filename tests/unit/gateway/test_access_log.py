@@ -160,14 +160,66 @@ def test_a_disk_that_fails_is_told_of_and_tried_again(
 
     async def main() -> None:
         log = AccessLog(str(path))
-        log.note(RECORD, 0)
+        for _ in range(3):
+            log.note(RECORD, 0)
         await until(lambda: log.lost)
+        assert log.lost == 3
         log.note(RECORD, 0)
         await log.aclose()
 
     run(main())
     assert "No space left on device" in caplog.text
     assert path.read_text().count("\n") == 1
+
+
+def test_a_line_of_which_half_was_written_spoils_no_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, takes = os.write, [10, 0]
+
+    def write(descriptor: int, data: bytes) -> int:
+        if takes and not (size := takes.pop(0)):
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data[:size] if takes else data)
+
+    monkeypatch.setattr(os, "write", write)
+    path = tmp_path / "access.log"
+
+    async def main() -> None:
+        log = AccessLog(str(path))
+        log.note(RECORD, 0)
+        await until(lambda: log.lost)
+        log.note(RECORD, 0)
+        await log.aclose()
+
+    run(main())
+    half, whole = path.read_text().splitlines()
+    assert len(half) == 10
+    assert json.loads(whole)["service"] == "digits"
+
+
+def test_a_pipe_that_nobody_reads_holds_up_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_log, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(access_log, "FLUSH_SECONDS", 0.0)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    async def main() -> None:
+        log = AccessLog(str(path))
+        for _ in range(1000):
+            log.note(RECORD, 0)
+        await asyncio.sleep(0.05)
+        log.note(RECORD, 0)
+        await log.aclose()
+        assert log.lost == 1001
+
+    run(main())  # which waits for the threads of executors
+    os.close(reader)
+
+
+def test_texts_of_clients_are_cut_so_that_lines_on_a_pipe_stay_whole() -> None:
+    record = Record("p", "GET", "/" + "x" * 9000, tenant="\xff" * 4000)
+    assert len(line_of(record, 0)) < 4096
+    assert json.loads(line_of(record, 0))["path"].endswith("x…")
 
 
 def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
