@@ -271,7 +271,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SetupError(f"{path}: there is no such file; --config must name one") from None
     except OSError as error:
         raise SetupError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers and brackets without an end
         raise SetupError(f"{path}: is not TOML: {error}") from error
 
 

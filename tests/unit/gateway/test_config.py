@@ -67,6 +67,8 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ("[tls]\ncertificate = '/c'", "tls.key: is missing; give the path of a PEM file"),
         ("require_key = true", "require_key: without a [[key]] nobody could get in"),
         ("= 3", "/gateway.toml: is not TOML"),
+        ("a = " + "[" * 100_000, "/gateway.toml: is not TOML: maximum recursion depth exceeded"),
+        ("processes = " + "9" * 5000, "/gateway.toml: is not TOML: Exceeds the limit"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_where_and_what_would_be_right(tmp_path: Path, text: str, error: str) -> None:
