@@ -11,6 +11,7 @@ of an API key, which the reception decides: a full queue is nobody's own doing. 
     unreachable      503  no replica could be connected to
     cancelled        503  an operator took it out of the queue
     closing          503  the gateway ends
+    too_many_bodies  503  as many bodies are held to be asked where they go as may
     body_not_kept    503  refused by a replica, and too large to be sent to another one; 502 where a replica broke
     never_fits       422  it demands more than any replica has
     invalid          400  what it says to the balancer makes no sense
@@ -115,6 +116,14 @@ def not_http(replica: str) -> Refused:
 def too_large(most_bytes: int) -> Refused:
     """Say that a body is larger than its route allows."""
     return Refused(413, "body_too_large", f"the body is larger than {most_bytes} bytes")
+
+
+def too_many_bodies() -> Refused:
+    """Say that a body cannot be held which would say for whom it is."""
+    error = (
+        "this gateway holds as many bodies as it may, which say where they go: try again, or name the service by path"
+    )
+    return _again(503, "too_many_bodies", error)
 
 
 def body_timeout(seconds: float) -> Refused:

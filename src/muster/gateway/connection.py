@@ -33,6 +33,8 @@ _MOST_DISCARDED_BYTES = 64 * 1024
 """A body up to this is read and thrown away, to keep the connection of a request that was refused."""
 _JOINED_BYTES = 16 * 1024
 """Up to this, copying pieces into one costs less than a TLS record for each."""
+_MOST_DECIDING_BYTES = 256 * 1024 * 1024
+"""Of all bodies of a process that are held because they decide: clients may open any number of connections."""
 _LOOK_SECONDS = 1.0
 """A client that is not read, since its body has nowhere to go yet, is looked at this often: has it gone?"""
 
@@ -53,6 +55,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_began_at",
         "_byte_at",
+        "_deciding_bytes",
         "_discarded",
         "_due_at",
         "_forward",
@@ -92,6 +95,7 @@ class Connection(asyncio.Protocol):
         """Of a request that is not over."""
         self._began_at = 0.0
         self._byte_at = 0.0
+        self._deciding_bytes = 0
         self._discarded: LengthReader | None = None
         """What is left of a body that nobody wants, if its end is known."""
         self._is_continued = False
@@ -326,9 +330,24 @@ class Connection(asyncio.Protocol):
             return used
         if is_sinking and forward is not None:
             forward.send(pieces)
-        elif forward is None and upload.is_complete:
-            self._ask_again()
+        elif forward is None:
+            self._held_more(used)
         return used
+
+    def _held_more(self, size: int) -> None:
+        """Go on once a body that decides is all here."""
+        if self._upload.is_complete:
+            self._ask_again()
+            return
+        self._deciding_bytes += size
+        self._shared.deciding_bytes += size
+        if self._shared.deciding_bytes > _MOST_DECIDING_BYTES:
+            self._refuse(answers.too_many_bodies())
+
+    def _decided(self) -> None:
+        """Count no longer what was held of a body."""
+        self._shared.deciding_bytes -= self._deciding_bytes
+        self._deciding_bytes = 0
 
     def _discard(self, data: bytes) -> bytes:
         if self._discarded is None:  # Where it ends is not known; the timer does it.
@@ -378,6 +397,7 @@ class Connection(asyncio.Protocol):
         self._expect_within(self._shared.hall.limits.body_seconds)
 
     def _ask_again(self) -> None:
+        self._decided()
         peer = self.peer.decode("latin-1")
         decision = self._shared.hall.reception.admit(self._head, peer, self._upload.kept, time.monotonic())
         self._decide(decision.refused if isinstance(decision, NeedsBody) else decision)
@@ -422,6 +442,7 @@ class Connection(asyncio.Protocol):
 
     def _done(self, record: Record, status: int, reason: str) -> None:
         """Tell, once, what became of a request."""
+        self._decided()
         self._record = None
         record.status, record.reason = status, reason
         record.seconds = time.monotonic() - self._began_at

@@ -47,3 +47,5 @@ class Shared:
     loop: asyncio.AbstractEventLoop
     guests: Guests
     pools: Pools
+    deciding_bytes: int = 0
+    """Of bodies that are held until they say where they go."""

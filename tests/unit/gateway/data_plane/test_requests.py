@@ -1,11 +1,14 @@
 """What goes to a replica and what comes back: heads, bodies, framing, one request after another."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
 
+from muster.gateway import connection
 from muster.gateway.port import Limits, NeedsBody, Refused
+from muster.http1.request_head import RequestHead
 from tests.unit.gateway.data_plane.ground import a_set, chunked_body, client_of, run, world
 from tests.unit.ingress.http.ground import GET, OK, Backend, Client, answers, answers_ok, until, value
 
@@ -278,6 +281,32 @@ def test_a_body_that_is_too_large_to_decide_is_refused(sent: bytes) -> None:
                 assert await reason_of(client) == (413, "model_too_far")
             assert backend.connections == 0
             assert [each.status for each in gateway.records] == [413]
+
+    run(main())
+
+
+def test_all_bodies_that_decide_are_held_within_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_MOST_DECIDING_BYTES", 2500)
+    needs = NeedsBody(1000, Refused(413, "model_too_far", "name it by the path"))
+    start = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n" + bytes(900)
+
+    async def main() -> None:
+        def rule(head: RequestHead, body: bytes | None) -> NeedsBody | None:
+            return needs if body is None else None
+
+        async with world(answers_ok, rule=rule) as (_, gateway), contextlib.AsyncExitStack() as stack:
+            first, second, third = [await stack.enter_async_context(client_of(gateway)) for _ in range(3)]
+            for at, each in enumerate((first, second)):
+                await each.say(start)
+                await until(lambda at=at: gateway.protocols.guests.in_flight == at + 1)  # type: ignore[misc]
+            await third.say(start)
+            assert await reason_of(third) == (503, "too_many_bodies")
+            first.writer.transport.abort()
+            await until(lambda: len(gateway.records) == 2)
+            await second.say(bytes(100) + start + bytes(100))
+            assert (await second.answer())[1] == b"ok"
+            assert (await second.answer())[1] == b"ok"
+            assert gateway.protocols._shared.deciding_bytes == 0
 
     run(main())
 
