@@ -9,8 +9,8 @@ matches; a request without a body passes it by.
 
 Paths are compared segment by segment, decoded, so that ``/v1`` holds for ``/v1/x`` and not for ``/v10``. What a server
 behind us might read differently is dealt with before: ``.`` and ``..`` are resolved (encoded ones too) and go on
-resolved, empty segments are passed over in comparing, and a path that leaves the root, or that hides ``..`` or a NUL
-behind an encoded slash, is refused. Otherwise a path goes on as it came, byte by byte.
+resolved, empty segments are passed over in comparing, and a path that leaves the root, that holds a NUL, or hides ``..``
+behind an encoded slash or before a semicolon, is refused. Otherwise a path goes on as it came, byte by byte.
 
 Without rules (``services`` only) there are the obvious ones: one service gets everything; of several the first label of
 the host, the ``model`` below ``/v1/``, or the first segment of the path says which, and that segment is taken off.
@@ -134,7 +134,7 @@ class Path:
 
 
 def _decoded(segment: bytes) -> str:
-    if b"%" not in segment and b"\\" not in segment:
+    if b"%" not in segment and b"\\" not in segment and b";" not in segment:
         return segment.decode("latin-1")
     name = urllib.parse.unquote(segment.decode("latin-1"))
     if "\0" in name:
@@ -142,6 +142,8 @@ def _decoded(segment: bytes) -> str:
     parts = name.replace("\\", "/").split("/")
     if len(parts) > 1 and ".." in parts:
         raise ValueError("the path hides .. behind an encoded slash or a backslash")
+    if any(part.startswith("..;") for part in parts):  # for a parameter of the segment, which servers of Java take off
+        raise ValueError("the path hides .. before a semicolon")
     return name
 
 
