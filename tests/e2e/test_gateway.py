@@ -394,6 +394,35 @@ def test_a_certificate_is_replaced_under_streams_and_by_a_reload(tmp_path: Path)
     with_gateway(tmp_path, test, *words)
 
 
+def test_lines_that_were_lost_stay_counted_when_the_log_is_another_one(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        name = "muster_gateway_access_log_lost_total"
+
+        async def lost() -> bool:
+            return (await gateway.metrics())[name] == 5
+
+        async with gateway.client() as client:
+            for _ in range(5):
+                await client.get("/alpha/x")
+        await until_true(lost)
+        gateway.configure(f'access_log = "{gateway.access_log}"')
+        gateway.send(signal.SIGHUP)
+        await gateway.says("reloaded")
+        async with gateway.client() as client:
+            await client.get("/alpha/y")
+        await until(lambda: gateway.lines, "a line")
+
+        async def is_told_since() -> bool:
+            return (await gateway.metrics())[
+                'muster_gateway_requests_total{service="alpha",status="2xx",reason=""}'
+            ] == 6
+
+        await until_true(is_told_since)
+        assert await lost()
+
+    with_gateway(tmp_path, test, toml='access_log = "/dev/full"')
+
+
 def test_metrics_are_sums_of_all_processes(tmp_path: Path) -> None:
     async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
         for _ in range(30):

@@ -9,8 +9,8 @@ matches; a request without a body passes it by.
 
 Paths are compared segment by segment, decoded, so that ``/v1`` holds for ``/v1/x`` and not for ``/v10``. What a server
 behind us might read differently is dealt with before: ``.`` and ``..`` are resolved (encoded ones too) and go on
-resolved, empty segments are passed over in comparing, and a path that leaves the root, that holds a NUL, or hides ``..``
-behind an encoded slash or before a semicolon, is refused. Otherwise a path goes on as it came, byte by byte.
+resolved, empty segments are passed over in comparing, and a path that leaves the root, that holds a NUL, or hides
+``..`` behind an encoded slash or before a semicolon, is refused. Otherwise a path goes on as it came, byte by byte.
 
 Without rules (``services`` only) there are the obvious ones: one service gets everything; of several the first label of
 the host, the ``model`` below ``/v1/``, or the first segment of the path says which, and that segment is taken off.

@@ -92,6 +92,8 @@ class Worker:
         except SetupError as error:  # the parent could open it once; to serve is more than to log
             _log.warning("%s; serving without it until a reload", error)
             self._log = None
+        self._lost = 0
+        """Lines of access logs that were left for others."""
         self._certificate = None if config.tls is None else ShownCertificate(config.tls, begin.certificate)
         self._leaving = asyncio.Event()
         self._cut = asyncio.Event()
@@ -190,6 +192,7 @@ class Worker:
         if log is not self._log:
             before, self._log = self._log, log
             if before is not None:
+                self._lost += before.lost
                 self._closing = asyncio.get_running_loop().create_task(before.aclose())
         self._hall.limits = limits_of(config)
         self._services.bound(most=config.limits.services, wait_seconds=config.wait_seconds)
@@ -214,7 +217,7 @@ class Worker:
         counters = self._counters.snapshot(
             in_flight=guests.in_flight,
             open_connections=guests.open_connections,
-            log_lost=self._log.lost if self._log is not None else 0,
+            log_lost=self._lost + (self._log.lost if self._log is not None else 0),
         )
         services = [service_value(each) for each in self._services.statistics()] if has_services else None
         self._channel.send("figures", counters=counters, services=services)
