@@ -420,7 +420,7 @@ def test_lines_that_were_lost_stay_counted_when_the_log_is_another_one(tmp_path:
         await until_true(is_told_since)
         assert await lost()
 
-    with_gateway(tmp_path, test, toml='access_log = "/dev/full"')
+    with_gateway(tmp_path, test, "--processes", "1", toml='access_log = "/dev/full"')
 
 
 def test_metrics_are_sums_of_all_processes(tmp_path: Path) -> None:
