@@ -133,6 +133,11 @@ class Services:
         """Look at all gates."""
         return [each.gate.statistics() for each in self._open.values()]
 
+    def shown(self) -> list[Statistics]:
+        """Look at the gates that lead somewhere: metrics would grow with every other name that somebody tries."""
+        found = (each for each in self._open.values() if each.is_meant or each.gate.endpoints is not None)
+        return [each.gate.statistics() for each in found]
+
     def mean(self, named: Sequence[tuple[str, int]], concurrency: Callable[[str, int], int | None]) -> None:
         """Make gates for what the configuration names, however long they may have to wait for it to be published."""
         for name, port in named:

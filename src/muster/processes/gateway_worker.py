@@ -219,7 +219,7 @@ class Worker:
             open_connections=guests.open_connections,
             log_lost=self._lost + (self._log.lost if self._log is not None else 0),
         )
-        services = [service_value(each) for each in self._services.statistics()] if has_services else None
+        services = [service_value(each) for each in self._services.shown()] if has_services else None
         self._channel.send("figures", counters=counters, services=services)
 
 

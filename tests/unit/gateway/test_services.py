@@ -227,6 +227,18 @@ def test_while_the_registry_is_down_who_asks_waits_for_it(caplog: pytest.LogCapt
     assert "looking up admin/digits/6006 in the registry memory: it is down" in caplog.text
 
 
+def test_a_name_that_may_lead_nowhere_is_not_shown_until_it_leads_somewhere() -> None:
+    async def test(services: Services, registry: Counted) -> None:
+        for at in range(5):
+            gate_of(services, f"x{at}")
+        await until(lambda: len(registry.targets) == 5)
+        await replica_of(gate_of(services, "digits"))
+        assert len(services.statistics()) == 6
+        assert [each.service for each in services.shown()] == ["admin/digits/6006"]
+
+    with_services(test, is_down=True)
+
+
 def test_the_service_that_nobody_used_for_longest_makes_room() -> None:
     async def test(services: Services, registry: Counted) -> None:
         await until(lambda: services.knows("c"))
