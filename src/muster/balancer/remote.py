@@ -3,6 +3,9 @@
 While ``is_up``, asks go there and not to the core here. The core goes on counting what was granted and learning from
 answers, so that it can choose by itself from one moment to the next: a remote that goes down hands every ticket that
 waits back to the core, and takes the core's queue over when it comes up. Every call is made under the gate's lock.
+
+It is attended to by one event loop. Should that end, or be held up, nobody else may be: whoever waits sees by
+``next_tick`` that nobody has looked, and the gate goes on by itself (``lost``).
 """
 
 from typing import Protocol
@@ -28,6 +31,15 @@ class Remote(Protocol):
     @property
     def waiting(self) -> int:
         """How many of our tickets wait there."""
+        ...
+
+    @property
+    def next_tick(self) -> float:
+        """By when its event loop looks after it; infinity while it is down."""
+        ...
+
+    def lost(self, now: float) -> None:
+        """Go down: hand every ticket that waits there back to the core."""
         ...
 
     def closed(self) -> None:

@@ -5,10 +5,14 @@ is held for microseconds and never across a wait, so an event loop may take it. 
 ask; sleep until woken, until the core's next change or the deadline; look again. A wake carries nothing, so a spurious
 one does no harm. The time-outs of sleeping waiters are the only timers, so nothing runs when nobody waits.
 
+A broker's client lives in one event loop, and the others that use the gate must not depend on that: who waits elsewhere
+wakes now and then to see that it is still attended to.
+
 Whoever stops waiting (cancelled, interrupted) gives its ticket up, and with it a lease that was granted just then.
 """
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -25,6 +29,9 @@ from muster.balancer.report import LoadReport
 from muster.balancer.statistics import Statistics
 from muster.balancer.ticket import Ticket
 from muster.model.endpoint import EndpointSet
+
+UNATTENDED_SECONDS = 1.0
+"""So much later than it should have been looked after, a remote's event loop has ended, or is held up."""
 
 T = TypeVar("T")
 
@@ -48,20 +55,46 @@ class Gate:
         self._lock = threading.Lock()
         self._listeners: set[Callable[[], None]] = set()
         self._remote: Remote | None = None
+        self._attending: asyncio.AbstractEventLoop | None = None
+        self._is_unattended = False
 
-    def attach(self, remote: Remote) -> bool:
-        """Let somebody else choose whenever it is up; ``False`` if there is one already."""
+    def attach(self, remote: Remote, attending: asyncio.AbstractEventLoop | None = None) -> bool:
+        """Let somebody else choose whenever it is up; ``False`` if there is another one that is attended to.
+
+        ``attending`` is the event loop that looks after it.
+        """
         with self._lock:
-            if self._remote is not None:
-                return False
-            self._remote = remote
+            now = self.monotonic()
+            self._look_after(now)
+            if self._remote is not None and self._remote is not remote:
+                has_ended = self._attending is not None and self._attending.is_closed()
+                if not (has_ended or self._is_unattended):
+                    return False
+                self._remote.lost(now)
+            self._remote, self._attending, self._is_unattended = remote, attending, False
             return True
 
     def detach(self, remote: Remote) -> None:
         """Choose by oneself from now on; it must be down."""
         with self._lock:
             if self._remote is remote:
-                self._remote = None
+                self._remote = self._attending = None
+
+    def attended_until(self, here: asyncio.AbstractEventLoop | None) -> float:
+        """Return until when who waits ``here`` may rely on the remote's event loop; infinity on that loop itself."""
+        remote, attending = self._remote, self._attending
+        if remote is None or attending is None or attending is here:
+            return math.inf
+        return remote.next_tick + UNATTENDED_SECONDS
+
+    def _look_after(self, now: float) -> None:
+        """Go on without a remote that nobody looks after; its own event loop, if that runs again, does so itself."""
+        remote, attending = self._remote, self._attending
+        if remote is None or attending is None or now < remote.next_tick + UNATTENDED_SECONDS:
+            return
+        if _here() is not attending:
+            self._is_unattended = True
+            remote.lost(now)
 
     def with_core(self, work: Callable[[Balancer, float], T]) -> T:
         """Do something under the lock, for whoever is attached."""
@@ -151,6 +184,7 @@ class Gate:
         """Step one of a waiter. A lease that the ticket has is taken by ``look``, which tells whoever gave it."""
         with self._lock:
             now = self.monotonic()
+            self._look_after(now)
             ticket = self._core.draft(now, deadline=deadline, tried=tried, wake=wake, ask=ask, since=since)
             if self._remote is not None and self._remote.is_up:
                 self._remote.ask(ticket, now)
@@ -171,6 +205,7 @@ class Gate:
         """Step three: return the lease, or until when to sleep. Raises what the core says at the deadline."""
         with self._lock:
             now = self.monotonic()
+            self._look_after(now)
             self._core.tick(now)
             lease = self._core.check(ticket)
             if lease is not None and (self._remote is None or self._remote.begin(ticket, now)):
@@ -208,6 +243,13 @@ class Gate:
         return True
 
 
+def _here() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 class AsyncWaiter:
     """Acquires leases for tasks."""
 
@@ -226,11 +268,13 @@ class AsyncWaiter:
 
         Raises ``QueueFull``, ``QueueTimeout``, ``NoEndpoints``; ``BalancerError`` when the service is closed.
         """
-        bell = _Bell(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        bell = _Bell(loop)
         ticket = self._gate.ask(deadline, tried, bell.ring, ask, since)
         try:
             while not isinstance(found := self._gate.look(ticket), Lease):
-                await bell.sleep(found - self._gate.monotonic())
+                until = min(found, self._gate.attended_until(loop))
+                await bell.sleep(until - self._gate.monotonic())
         except BaseException:
             self._gate.give_up(ticket)
             raise
@@ -256,7 +300,8 @@ class ThreadWaiter:
         ticket = self._gate.ask(deadline, tried, woken.set, ask, since)
         try:
             while not isinstance(found := self._gate.look(ticket), Lease):
-                woken.wait(max(0.0, min(found - self._gate.monotonic(), threading.TIMEOUT_MAX)))
+                until = min(found, self._gate.attended_until(None))
+                woken.wait(max(0.0, min(until - self._gate.monotonic(), threading.TIMEOUT_MAX)))
                 woken.clear()
         except BaseException:
             self._gate.give_up(ticket)
@@ -274,10 +319,11 @@ class _Bell:
         self._sleeper: asyncio.Future[bool] | None = None
 
     def ring(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._ring()
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._ring)
+        with contextlib.suppress(RuntimeError):  # its loop has ended, and who slept there
+            if threading.get_ident() == self._thread:
+                self._ring()
+            else:
+                self._loop.call_soon_threadsafe(self._ring)
 
     async def sleep(self, seconds: float) -> bool:
         """Return ``True`` when rung, ``False`` when the time is over."""

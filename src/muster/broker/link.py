@@ -4,7 +4,8 @@ In: where brokers are said to be (``broker_url`` of the set, or the caller's own
 Out: a ``Seat`` that is attached to the gate, up or down. Nobody ever waits for a link: while it is down the gate
 chooses by itself, and whatever goes wrong here is logged once and tried again later.
 
-Frames of one turn of the loop are written together. The seat is used under the gate's lock, from whatever thread.
+Frames of one turn of the loop are written together. The seat is used under the gate's lock, from whatever thread. A
+service that several event loops use has a link in each; one is attached, and another takes over when its loop ends.
 
 Coming back. A connection that broke is made anew after a random part of a heartbeat, so that the clients of a broker
 that restarts do not all come at once; after failures the pause grows to ``LONGEST_PAUSE_SECONDS``. One that says that
@@ -29,7 +30,7 @@ from muster.balancer.waiting import Gate
 from muster.broker.address import read_address
 from muster.broker.frames import BadFrame, FrameReader, frame
 from muster.broker.messages import HEARTBEAT_SECONDS, Bye, Message
-from muster.broker.seat import Seat
+from muster.broker.seat import Seat, State
 from muster.errors import BalancerError, InvalidSpec
 from muster.model.endpoint import ServiceKey
 
@@ -67,11 +68,14 @@ class Link:
         self._complained = ""
 
     async def run(self) -> None:
-        """Connect, again and again, until cancelled. A gate that has another link already is waited for."""
-        while not self._gate.attach(self._seat):  # noqa: ASYNC110 rare, and nobody waits for it
-            await asyncio.sleep(UNKNOWN_PAUSE_SECONDS)
+        """Connect, again and again, until cancelled, and whatever goes wrong. Another link's gate is waited for."""
         try:
-            await self._keep()
+            while True:
+                try:
+                    await self._keep()
+                except Exception:  # noqa: BLE001 - whatever it is, the service goes on without a broker meanwhile
+                    _log.exception("the broker of %s cannot be asked; choosing without it", self._gate.service)
+                    await asyncio.sleep(REFUSED_PAUSE_SECONDS)
         finally:
             self._gate.detach(self._seat)
 
@@ -79,6 +83,8 @@ class Link:
         failures = turn = standby = 0
         while True:
             urls = await self._known()
+            while not self._gate.attach(self._seat, asyncio.get_running_loop()):  # noqa: ASYNC110 rare
+                await asyncio.sleep(UNKNOWN_PAUSE_SECONDS)
             url = urls[turn % len(urls)]
             turn += 1
             said, was_up = await self._visit(url)
@@ -103,7 +109,9 @@ class Link:
             present = self._gate.endpoints
             if present is not None and present.broker_url:
                 try:
-                    return addresses(present.broker_url)
+                    found = addresses(present.broker_url)
+                    if found:
+                        return found
                 except InvalidSpec as error:
                     self._complain(f"the set of {self._gate.service} names no broker that can be asked: {error}")
             await asyncio.sleep(UNKNOWN_PAUSE_SECONDS)
@@ -115,7 +123,7 @@ class Link:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await _open(url, connection, self._ca_pem)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError, TypeError) as error:  # the last two: a name or a CA that is none
             self._complain(f"the broker of {self._gate.service} cannot be reached at {url}: {_words(error)}")
             return None, False
         try:
@@ -172,6 +180,10 @@ class _Connection(asyncio.Protocol):
         except BadFrame as error:
             self._finish(None, f"it is not understood: {error}")
             return
+        except Exception as error:  # noqa: BLE001 - a fault of ours, which must not become the requests'
+            _log.exception("what the broker at %s said could not be taken", self._url)
+            self._finish(None, f"it could not be taken: {error!r}")
+            return
         self.was_up = self.was_up or self._seat.is_up
         if said is not None:
             self._finish(said, f"it said {said.reason}: {said.message}")
@@ -180,8 +192,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Go on without it, at once."""
-        self._gate.with_core(lambda _, now: self._seat.lost(now))
-        self._finish(None, str(exc or "") or "the connection ended")
+        try:
+            self._gate.with_core(lambda _, now: self._seat.lost(now))
+        finally:
+            self._finish(None, str(exc or "") or "the connection ended")
 
     def abandon(self) -> None:
         """End the connection, and go on without it."""
@@ -190,7 +204,8 @@ class _Connection(asyncio.Protocol):
             self._timer = None
         if self._transport is not None and not self._transport.is_closing():
             self._gate.with_core(lambda _, now: self._seat.lost(now))
-            self._transport.abort()
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and its connections with it
+                self._transport.abort()
 
     def _take(self, data: bytes, _: object, now: float) -> Bye | None:
         for message in self._reader.feed(data):
@@ -211,10 +226,10 @@ class _Connection(asyncio.Protocol):
         if self._is_flushing:
             return
         self._is_flushing = True
-        if threading.get_ident() == self._thread:
-            self._loop.call_soon(self._flush)
-        else:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and its connections with it
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its connections with it
+            if threading.get_ident() == self._thread:
+                self._loop.call_soon(self._flush)
+            else:
                 self._loop.call_soon_threadsafe(self._flush)
 
     def _flush(self) -> None:
@@ -239,12 +254,14 @@ class _Connection(asyncio.Protocol):
 
     def _tick(self) -> None:
         self._timer = None
+        was_lost = self._seat.state is State.DOWN
         if self._gate.with_core(lambda _, now: self._seat.tick(now)):
             self.was_up = self.was_up or self._seat.is_up
             self._set_timer()
         else:
             self._gate.with_core(lambda _, now: self._seat.lost(now))
-            self._finish(None, f"nothing was heard of it for {HEARTBEAT_SECONDS:g} s")
+            silent = f"nothing was heard of it for {HEARTBEAT_SECONDS:g} s"
+            self._finish(None, "this event loop was held up for too long" if was_lost else silent)
 
 
 async def _open(url: str, connection: _Connection, ca_pem: str | None) -> None:

@@ -15,7 +15,8 @@ to somebody else. How old a grant is at most follows from the heartbeats, withou
 its time into an answer to what was sent at our time t, so its clock was ahead of ours by no more than stamp - t. The
 least of that over the last seconds counts, since clocks do drift.
 
-What cannot be said to a broker is decided here: a lease or an ask beyond ``MOST_HELD``, and an ask that fills a frame.
+What cannot be said to a broker is decided here: a lease or an ask beyond ``MOST_HELD``, an ask that fills a frame, and
+a priority of more digits than anybody reads.
 """
 
 import itertools
@@ -55,6 +56,7 @@ LATE_SECONDS = 0.1
 for as long again."""
 MOST_ASKED_BYTES = 32 * 1024
 """What a request says of itself beyond this fills a frame, so it is decided here."""
+MOST_PRIORITY = 2**63
 MOST_HELD_BYTES = 1024
 """A lease is announced without features that take more: ``HELD_PER_FRAME`` have to fit into a frame."""
 
@@ -137,9 +139,9 @@ class Seat:
         return min(self._silent_at, self._beat_at, self._ready_at if self._state is State.SETTLING else math.inf)
 
     def tick(self, now: float) -> bool:
-        """Let time pass; ``False`` when the broker has been silent for so long that the connection is to be ended."""
+        """Let time pass; ``False`` when the connection is to be ended: silent for too long, or given up as lost."""
         if self._state is State.DOWN:
-            return True
+            return False
         if now >= self._silent_at:
             if self._is_excused or now < self._silent_at + LATE_SECONDS:
                 return False
@@ -196,7 +198,8 @@ class Seat:
     def _can_ask(self, ticket: Ticket) -> bool:
         said = ticket.ask
         texts = said.tenant, said.affinity, *(said.features or ()), *said.demands, *ticket.tried
-        return self._has_room and sum(map(_most_bytes, texts)) <= MOST_ASKED_BYTES
+        is_short = sum(map(_most_bytes, texts)) <= MOST_ASKED_BYTES and abs(said.priority) < MOST_PRIORITY
+        return self._has_room and is_short
 
     def _ask(self, ticket: Ticket, now: float, *, is_kept: bool = False) -> None:
         number = next(self._numbers)

@@ -1,11 +1,14 @@
 """A client's connection to its broker, over real sockets: it is used when it is there, and missed by nobody."""
 
 import asyncio
+import concurrent.futures
 import contextlib
+import gc
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from muster.balancer.ask import Ask
 from muster.balancer.balancer import Balancer
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
-from muster.broker import inspect
+from muster.broker import inspect, messages
 from muster.broker.inspect import Where
 from muster.broker.link import Link
 from muster.broker.messages import HEARTBEAT_SECONDS
@@ -340,5 +343,118 @@ def test_what_is_no_address_is_refused_before_anything_is_asked(written: str, tm
         muster.connect(tmp_path.as_uri(), broker=written)
 
 
+@pytest.mark.parametrize(
+    "url", [",", "tls://.a:1", f"tls://{'a' * 64}.x:1", "tcp://a..b:1", "garbage", "tls://\ud800:1"]
+)
+def test_a_set_that_names_nonsense_for_a_broker_is_followed_on(url: str) -> None:
+    async def scenario() -> None:
+        only = make_set("a")
+        async with ground(endpoints={KEY: only}) as broker, client(endpoints=_with_broker(only, url)) as gate:
+            await asyncio.sleep(0.05)
+            assert not gate.is_shared
+            gate.update(_with_broker(make_set("a", revision=2), broker.address.url))
+            await shared(gate)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("ca_pem", ["", "é", "nothing"])
+def test_a_set_whose_authority_is_none_is_followed_on(ca_pem: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        only = replace(make_set("a"), ca_pem=ca_pem)
+        async with client("tls://127.0.0.1:1", endpoints=only):
+            await until(lambda: "cannot be reached" in caplog.text, "it has tried")
+
+    run(scenario)
+    assert "cannot be asked" not in caplog.text
+
+
+def test_a_fault_of_ours_ends_no_link(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        only = make_set("a")
+        async with ground(endpoints={KEY: only}) as broker, client(broker.address.url, endpoints=only) as gate:
+            await shared(gate)
+            lease = await acquire(gate)
+            waiting = asyncio.create_task(acquire(gate))
+            await until(lambda: broker.statistics().waiting == 1, "it waits there")
+            with monkeypatch.context() as patch:
+                patch.setattr(messages, "read_pulse", lambda _: 1 // 0)
+                await until(lambda: not gate.is_shared, "it has gone on")
+            gate.release(lease)
+            gate.release(await waiting)
+            await shared(gate)
+
+    run(scenario)
+    assert caplog.text.count("could not be taken") == 1
+
+
+@contextlib.contextmanager
+def elsewhere(endpoints: EndpointSet) -> Iterator[Ground]:
+    """Run a broker in a thread."""
+    found: concurrent.futures.Future[tuple[Ground, asyncio.AbstractEventLoop, asyncio.Event]] = (
+        concurrent.futures.Future()
+    )
+
+    async def serve() -> None:
+        async with ground(endpoints={KEY: endpoints}) as broker:
+            is_over = asyncio.Event()
+            found.set_result((broker, asyncio.get_running_loop(), is_over))
+            await is_over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    broker, loop, is_over = found.result(PATIENCE_SECONDS)
+    try:
+        yield broker
+    finally:
+        loop.call_soon_threadsafe(is_over.set)
+        thread.join(PATIENCE_SECONDS)
+
+
+def test_threads_do_not_depend_on_the_event_loop_that_speaks_to_the_broker() -> None:
+    only = make_set("a")
+    with elsewhere(only) as broker:
+        gate = Gate(Balancer(str(KEY), random.Random(1)))
+        gate.update(only)
+
+        async def scenario() -> None:
+            task = asyncio.create_task(Link(gate, KEY, TOKEN, urls=(broker.address.url,)).run())
+            await shared(gate)
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(ThreadWaiter(gate).acquire, deadline=gate.monotonic() + 10)
+                gate.release(asked.result(10))  # which holds this loop up: nobody can say at the broker that it asks
+            assert not gate.is_shared
+            await shared(gate)  # once it runs on
+            task.cancel()
+            await asyncio.wait([task])
+
+        asyncio.run(scenario())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_another_event_loop_takes_over_from_one_that_was_closed() -> None:
+    only = make_set("a")
+    with elsewhere(only) as broker:
+        gate = Gate(Balancer(str(KEY), random.Random(1)))
+        gate.update(only)
+        first = asyncio.new_event_loop()
+        left = first.create_task(Link(gate, KEY, TOKEN, urls=(broker.address.url,)).run())
+        first.run_until_complete(shared(gate))
+        first.close()  # as programs do that cancel nothing
+
+        async def scenario() -> None:
+            task = asyncio.create_task(Link(gate, KEY, TOKEN, urls=(broker.address.url,)).run())
+            gate.release(await acquire(gate))
+            await shared(gate)
+            gate.release(await acquire(gate))
+            task.cancel()
+            await asyncio.wait([task])
+
+        asyncio.run(scenario())
+        left.get_coro().close()
+        del left
+        gc.collect()
+
+
 def _with_broker(found: EndpointSet, url: str) -> EndpointSet:
-    return EndpointSet(found.epoch, found.revision, found.endpoints, found.published_at, broker_url=url)
+    return replace(found, broker_url=url)

@@ -561,8 +561,14 @@ def test_a_lease_that_was_taken_past_the_broker_is_told_to_it() -> None:
 
 @pytest.mark.parametrize(
     "ask",
-    [Ask(affinity="\u20ac" * 20_000), Ask(tenant="t" * 60_000), Ask({"é" * 9000: 1.0}), Ask(demands={"x" * 50_000: 0})],
-    ids=["affinity", "tenant", "features", "demands"],
+    [
+        Ask(affinity="\u20ac" * 20_000),
+        Ask(tenant="t" * 60_000),
+        Ask({"é" * 9000: 1.0}),
+        Ask(demands={"x" * 50_000: 0}),
+        Ask(priority=10**5000),
+    ],
+    ids=["affinity", "tenant", "features", "demands", "priority"],
 )
 def test_an_ask_that_fills_a_frame_is_decided_here_and_told_of(ask: Ask) -> None:
     ground = Ground().up()
