@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
+import re
 import signal
 import ssl
 import subprocess
@@ -262,6 +264,19 @@ def test_a_killed_worker_costs_its_own_requests_and_what_it_had_counted_stays(tm
     with_gateway(tmp_path, test, toml=toml)
 
 
+def test_a_worker_that_is_stuck_is_started_again(tmp_path: Path) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        stuck, *_ = gateway.workers
+        stuck.suspend()
+        await gateway.says("it was stuck: it said nothing for 15 s")
+        await until(lambda: stuck not in gateway.workers and len(gateway.workers) == 2, "its next life")
+        for _ in range(20):
+            async with gateway.client() as client:
+                assert (await client.get("/alpha/x")).status_code == 200
+
+    with_gateway(tmp_path, test)
+
+
 def test_workers_end_by_themselves_when_their_parent_is_killed(tmp_path: Path) -> None:
     async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
         workers = gateway.workers
@@ -441,6 +456,38 @@ def test_metrics_are_sums_of_all_processes(tmp_path: Path) -> None:
             assert service["replicas"][0]["served"] == 30
             assert (await client.get("/healthz")).text == "ok\n"
             assert (await client.get("/readyz")).text.startswith("2 of 2 processes")
+
+    with_gateway(tmp_path, test)
+
+
+def test_it_does_without_standard_output_and_with_a_long_name_of_the_folder_for_temporary_files(
+    tmp_path: Path,
+) -> None:
+    async def test(gateway: Gateway, alpha: Backend, beta: Backend) -> None:
+        folder = tmp_path / ("t" * 100)
+        folder.mkdir()
+        words = ["--registry", gateway.registry, "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0"]
+        said = tmp_path / "said"
+        with said.open("wb") as output:
+            process = subprocess.Popen(  # noqa: ASYNC220 it takes a millisecond
+                ["sh", "-c", 'exec "$@" >&-', "sh", MUSTER, "gateway", *words, "--processes", "2"],
+                env=os.environ | {"TMPDIR": str(folder)},
+                stderr=output,
+            )
+        try:
+            await until(lambda: "ready at " in said.read_text() or process.poll() is not None, "a gateway")
+            found = re.search(r"ready at (\S+) ", said.read_text())
+            assert found is not None, said.read_text()
+            for _ in range(10):
+                async with httpx.AsyncClient(base_url=found[1], trust_env=False) as client:
+                    assert (await client.get("/alpha/x")).json()["name"] == "alpha"
+            process.send_signal(signal.SIGTERM)
+            await until(lambda: process.poll() is not None, "its end")
+        finally:
+            process.kill()
+        assert process.returncode == 0
+        assert "ssertion" not in said.read_text()
+        assert "ended with" not in said.read_text()
 
     with_gateway(tmp_path, test)
 

@@ -138,7 +138,8 @@ def run(args: Sequence[str]) -> int:
         note(f"error: {type(error).__name__}: {error} (this is a bug: run again with MUSTER_DEBUG=1 and report it)")
         code = 1
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # the types do not know that somebody may have closed it before
+            sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes once more at exit; let it flush into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -75,11 +75,22 @@ class Asked:
 
 def run(asked: Asked) -> None:
     """Serve until SIGINT or SIGTERM. Raises ``MusterError`` when it cannot start."""
+    _have_standard_descriptors()
     set_up()
     if importlib.util.find_spec("httptools") is None:
         raise SetupError("muster gateway needs: pip install 'muster-gpu[gateway]' (httptools is missing)")
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(asked))
+
+
+def _have_standard_descriptors() -> None:
+    """Open those that whoever started this has closed: a socket in their place would get the access log."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.set_inheritable(opened, True)
 
 
 async def serve(asked: Asked) -> None:

@@ -24,6 +24,9 @@ from muster.model.ids import random_hex
 from muster.model.url import shown
 from muster.processes.watch import open_registry
 
+_LONGEST_PLACE = 70
+"""Of the 107 bytes that the name of a Unix socket may have, less what comes behind it."""
+
 
 @dataclass(frozen=True, slots=True)
 class OwnBroker:
@@ -42,7 +45,7 @@ def is_needed(config: GatewayConfig, token: str, processes: int) -> bool:
 async def own_broker(config: GatewayConfig) -> AsyncIterator[OwnBroker]:
     """Run one."""
     registry = open_registry(config.registry_url)
-    folder = Path(tempfile.mkdtemp(prefix="muster-gateway-"))  # 0700
+    folder = _folder()
     try:
         where = f"registry {shown(config.registry_url)}"
         services = Services(registry, SystemClock(), where=where, broker=random_hex(8), settle_seconds=0.0)
@@ -58,3 +61,9 @@ async def own_broker(config: GatewayConfig) -> AsyncIterator[OwnBroker]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         await registry.aclose()
+
+
+def _folder() -> Path:
+    """Make one that only this user can enter, and whose sockets have names as short as the system wants them."""
+    wanted = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="muster-gateway-", dir=wanted if len(wanted) < _LONGEST_PLACE else "/tmp"))  # noqa: S108

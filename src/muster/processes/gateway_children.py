@@ -4,6 +4,9 @@ A worker that dies is started again after 0.2 s, doubling to 5 s while it keeps 
 taken off the ledger, and what it had counted is kept. One that cannot start as told, before any was ever ready, ends
 the gateway with its message. Its sockets are the parent's too, so clients that are queued there wait for its next life.
 
+A worker that is ready tells its figures each second. One that says nothing for ``SILENT_SECONDS`` is stuck, while
+clients go on coming to its sockets: it is killed, and started again.
+
 Workers are of sessions of their own, so that a terminal's Ctrl-C reaches only the parent. They notice the parent's
 death by the end of their channel.
 """
@@ -33,6 +36,9 @@ STEADY_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 """Beyond what requests may take to end, before a worker that does not end is killed."""
 CUT_SECONDS = 2.0
+SILENT_SECONDS = 15.0
+"""Far longer than anything that a worker does in one go, also on a host that is short of CPU."""
+_LISTEN_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 _SECRET = "MUSTER_TOKEN"  # noqa: S105 a name
 
@@ -48,6 +54,7 @@ class _Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.channel: Channel | None = None
         self.is_ready = False
+        self.heard_at = 0.0
         self.error = ""
         self.answer: asyncio.Future[str] | None = None
         """What it says of a configuration that it was told."""
@@ -82,8 +89,11 @@ class Children:
     async def run(self, slots: Callable[[], Sequence[int]]) -> None:
         """Keep them alive until they are to end; ``slots`` are those of the ledger that are in use."""
         async with asyncio.TaskGroup() as group:
-            for child in self._children:
-                group.create_task(self._keep(child, slots), name=f"worker {child.at}")
+            listening = group.create_task(self._listen(), name="silence")
+            async with asyncio.TaskGroup() as lives:
+                for child in self._children:
+                    lives.create_task(self._keep(child, slots), name=f"worker {child.at}")
+            listening.cancel()
 
     def tell(self, kind: str, **content: Any) -> None:
         """Say something to all of them."""
@@ -122,6 +132,21 @@ class Children:
                 for each in self._children:
                     _kill(each)
             await asyncio.wait([running], timeout=_LOOK_SECONDS)
+
+    async def _listen(self) -> None:
+        """Kill who is stuck."""
+        loop = asyncio.get_running_loop()
+        while True:
+            begun = loop.time()
+            await asyncio.sleep(_LISTEN_SECONDS)
+            now = loop.time()
+            was_away = now - begun > 2 * _LISTEN_SECONDS  # then what they said has not been read yet
+            for each in self._children:
+                if was_away:
+                    each.heard_at = now
+                elif each.is_ready and now - each.heard_at > SILENT_SECONDS:
+                    each.error = f"it was stuck: it said nothing for {SILENT_SECONDS:g} s, and was killed"
+                    _kill(each)
 
     # The life of one.
 
@@ -175,6 +200,7 @@ class Children:
             await channel.aclose()
 
     def _hear(self, child: _Child, message: Message) -> None:
+        child.heard_at = asyncio.get_running_loop().time()
         match message["kind"]:
             case "ready":
                 child.is_ready = True
