@@ -1,13 +1,15 @@
 """Asks a broker about a service's queue, and takes requests out of it: one connection, one question, for people.
 
-Several brokers may be named; of those that can be reached the one that serves the service answers.
+Several brokers may be named; of those that can be reached the one that serves the service answers. One that nobody had
+asked about the service takes a second to know of its replicas, and is asked again until it does.
 """
 
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from muster.balancer.statistics import Statistics
@@ -21,6 +23,9 @@ from muster.model.endpoint import ServiceKey
 from muster.model.url import shown
 
 ANSWER_SECONDS = 10.0
+SETTLED_SECONDS = 3.0
+"""A broker knows a set by then, if there is one."""
+AGAIN_SECONDS = 0.1
 MOST_FRAME_BYTES = 16 * 1024 * 1024
 """Of an answer: a thousand asks have a few hundred kilobytes."""
 
@@ -32,7 +37,7 @@ class Where:
     urls: tuple[str, ...]
     ca_pem: str | None
     key: ServiceKey
-    token: str
+    token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,13 @@ class Queue:
 
 async def show(where: Where) -> Queue:
     """Return a service's queue. Raises ``BrokerUnavailable`` and ``BrokerRefused``."""
+    until = time.monotonic() + SETTLED_SECONDS
+    while (found := await _look(where)).statistics.fence is None and time.monotonic() < until:
+        await asyncio.sleep(AGAIN_SECONDS)
+    return found
+
+
+async def _look(where: Where) -> Queue:
     url, found = await _asked(where, {"type": "show"}, "queue")
     try:
         waiting = tuple(
@@ -79,7 +91,7 @@ async def show(where: Where) -> Queue:
         statistics = service_of(found["statistics"])
         value = {name: each for name, each in found.items() if name != "type"}
         return Queue(url, int(found["clients"]), statistics, waiting, int(found["waiting"]), value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BrokerUnavailable(f"what {shown(url)} tells of its queue is not understood: {error!r}") from error
 
 
@@ -88,8 +100,11 @@ async def evict(where: Where, conditions: Mapping[str, object]) -> int:
 
     ``ask`` (a number), ``tenant``, ``older_than`` (seconds), ``all``.
     """
-    _, found = await _asked(where, {"type": "evict", **conditions}, "evicted")
-    return int(found.get("count", 0))
+    url, found = await _asked(where, {"type": "evict", **conditions}, "evicted")
+    count = found.get("count")
+    if not isinstance(count, int):
+        raise BrokerUnavailable(f"{shown(url)} does not tell how many it took out of its queue")
+    return count
 
 
 async def _asked(where: Where, question: Message, kind: str) -> tuple[str, Message]:

@@ -324,6 +324,15 @@ def test_without_a_token_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.Mon
     run(scenario)
 
 
+def test_who_looks_first_at_a_service_sees_its_replicas() -> None:
+    async def scenario() -> None:
+        async with ground(endpoints={KEY: make_set("a", "b")}, settle_seconds=0.3) as broker:
+            queue = await inspect.show(at(broker))
+            assert [each.id for each in queue.statistics.replicas] == ["a", "b"]
+
+    run(scenario)
+
+
 def test_who_looks_at_the_queue_is_told_why_that_is_not_to_be() -> None:
     async def scenario() -> None:
         async with ground() as broker:
