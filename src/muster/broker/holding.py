@@ -5,8 +5,8 @@ holder's heartbeat moves. The claims lie under keys of their own, ``<account>/#b
 lies: neither ``keys()`` nor a watcher looks there, and no deployment can be called so. The holder's name carries its
 address, so whoever is not the holder can say where to go.
 
-A broker that dies is replaced a lease and a look later. One that was paused finds itself replaced at its first word
-with the registry, before which it may have given a few grants.
+A broker that dies is replaced a lease and a look later; its next life, at the same address, waits for nothing. One that
+was paused finds itself replaced at its first word with the registry, before which it may have given a few grants.
 
 **A registry that does not answer ends nothing.** The holder serves on, and gives a service up only when the registry
 says that somebody else has it. Giving up would send every client off to choose by itself, many deciders in place of
@@ -74,6 +74,7 @@ class Holding:
         self._on_lost = on_lost
         self._look_seconds = lease_seconds / LOOKS_PER_LEASE
         self._claims = Claims(registry, clock, publisher_of(url, name), lease_seconds)
+        self._has_buried = False
         self._held: set[ServiceKey] = set()
         self._is_troubled = False
 
@@ -91,6 +92,9 @@ class Holding:
         """
         if key in self._held:
             return None
+        if not self._has_buried:
+            await self._bury()
+            self._has_buried = True
         lost = await self._lost([key])
         if key in lost:
             return lost[key]
@@ -107,6 +111,13 @@ class Holding:
         """Let others have everything, now. Raises ``RegistryError``."""
         self._held.clear()
         await self._claims.retire()
+
+    async def _bury(self) -> None:
+        """Take our former lives for dead at once: we listen where they did."""
+        for publisher in await self._registry.beats():
+            if publisher != self._claims.publisher and publisher.partition("#")[0] == self._claims.source:
+                await self._registry.retire(publisher)
+        await self._claims.beat()
 
     async def _keep(self) -> None:
         verified_at = self._clock.monotonic()

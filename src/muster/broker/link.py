@@ -8,7 +8,7 @@ Frames of one turn of the loop are written together. The seat is used under the 
 service that several event loops use has a link in each; one is attached, and another takes over when its loop ends.
 
 Coming back. A connection that broke is made anew after a random part of a heartbeat, so that the clients of a broker
-that restarts do not all come at once; after failures the pause grows to ``LONGEST_PAUSE_SECONDS``. One that says that
+that restarts do not all come at once; later the pause grows to ``LONGEST_PAUSE_SECONDS``. One that says that
 another broker serves (``standby``) is left for the next address at once. A refusal that a person has to mend (a wrong
 token, another version) is asked again only every ``REFUSED_PAUSE_SECONDS``.
 """
@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import os
 import random
 import socket
@@ -37,6 +38,8 @@ from muster.model.endpoint import ServiceKey
 CONNECT_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = HEARTBEAT_SECONDS
 LONGEST_PAUSE_SECONDS = 5.0
+MISSED_SECONDS = 15.0
+"""For so long a broker that was of use is looked for as often as at first: most restarts take a few seconds."""
 REFUSED_PAUSE_SECONDS = 30.0
 UNKNOWN_PAUSE_SECONDS = 1.0
 """Between looks at a set that names no broker."""
@@ -80,21 +83,31 @@ class Link:
             self._gate.detach(self._seat)
 
     async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
         failures = turn = standby = 0
+        used_at = -math.inf
         while True:
             urls = await self._known()
-            while not self._gate.attach(self._seat, asyncio.get_running_loop()):  # noqa: ASYNC110 rare
+            while not self._gate.attach(self._seat, loop):  # noqa: ASYNC110 rare
                 await asyncio.sleep(UNKNOWN_PAUSE_SECONDS)
             url = urls[turn % len(urls)]
             turn += 1
             said, was_up = await self._visit(url)
-            failures = 0 if was_up else failures + 1
-            if said is not None and said.reason == "standby" and standby < len(urls) - 1:
+            reason = "" if said is None else said.reason
+            if was_up:
+                used_at = loop.time()
+            if was_up or reason == "standby":
+                failures = 0  # there is a broker, or will be soon
+            else:
+                failures += 1
+            if reason == "standby" and standby < len(urls) - 1:
                 standby += 1
                 continue
             standby = 0
-            if said is not None and said.reason in _HOPELESS:
+            if reason in _HOPELESS:
                 pause = REFUSED_PAUSE_SECONDS
+            elif loop.time() - used_at < MISSED_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
             else:
                 pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, failures // len(urls) - 1))
             await asyncio.sleep(pause * random.uniform(0.1, 1.0))  # noqa: S311 - spreads load, hides nothing

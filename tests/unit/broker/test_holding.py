@@ -96,6 +96,22 @@ def test_a_broker_that_dies_is_replaced_within_its_lease_and_a_look(registry: Re
     asyncio.run(main())
 
 
+def test_a_broker_that_comes_back_at_its_address_does_not_wait_for_its_own_lease(registry: Registry) -> None:
+    async def main() -> None:
+        async with (
+            ground(registry, endpoints={KEY: make_set("a")}, url=FIRST, lease_seconds=30.0) as first,
+            first.client(KEY) as client,
+        ):
+            await client.lease()
+            await first.kill()
+            async with ground(registry, url=FIRST, lease_seconds=30.0) as again, again.client(KEY) as later:
+                await later.lease()
+            async with ground(registry, url=SECOND, lease_seconds=30.0) as other:
+                await let_in_at(other, seconds=2.0)
+
+    asyncio.run(main())
+
+
 def test_a_broker_that_is_stopped_is_replaced_at_once(registry: Registry) -> None:
     async def main() -> None:
         async with (
