@@ -68,7 +68,7 @@ class Queue:
 async def show(where: Where) -> Queue:
     """Return a service's queue. Raises ``BrokerUnavailable`` and ``BrokerRefused``."""
     until = time.monotonic() + SETTLED_SECONDS
-    while (found := await _look(where)).statistics.fence is None and time.monotonic() < until:
+    while (found := await _look(where)).statistics.fence is None and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(AGAIN_SECONDS)
     return found
 

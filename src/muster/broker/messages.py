@@ -7,7 +7,7 @@ over; an unknown type, or a field that is none, is a ``BadFrame``, which ends th
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from muster.balancer.ask import Ask, ask_from
@@ -47,6 +47,8 @@ LONGEST_SECONDS = 86400.0 * 30
 LONGEST_WAIT_SECONDS = 86400.0
 SHORTEST_BEAT_SECONDS, LONGEST_BEAT_SECONDS = 0.05, 60.0
 
+_SECRET = frozenset({"token"})
+
 Message = dict[str, Any]
 
 
@@ -71,7 +73,7 @@ class Hello:
     """The first message. ``client`` is for people; ``purpose`` is ``balance``, or ``inspect`` to look and to cancel."""
 
     key: ServiceKey
-    token: str
+    token: str = field(repr=False)
     client: str = ""
     purpose: str = "balance"
 
@@ -449,7 +451,8 @@ def _endpoint(value: Any) -> Endpoint:
 def _text(message: Message, name: str, default: str | None = None) -> str:
     value = message.get(name, default)
     if not isinstance(value, str) or len(value) > MOST_TEXT:
-        raise BadFrame(f"{message.get('type', 'held')}: {name} {_shown(value)} is no text of at most {MOST_TEXT}")
+        shown = "" if name in _SECRET else f" {_shown(value)}"
+        raise BadFrame(f"{message.get('type', 'held')}: {name}{shown} is no text of at most {MOST_TEXT}")
     return value
 
 

@@ -222,3 +222,12 @@ WRONG = [
 def test_what_is_no_such_message_is_a_bad_frame(message: Message) -> None:
     with pytest.raises(BadFrame):
         READERS[message["type"]](message)
+
+
+@pytest.mark.parametrize("token", ["s3cret" * 100, ["s3cret"]])
+def test_a_token_that_is_none_is_not_quoted(token: object) -> None:
+    said = messages.hello(Hello(ServiceKey("admin", "digits"), "s3cret", "web1"))
+    with pytest.raises(BadFrame, match="token is no text") as caught:
+        messages.read_hello({**said, "token": token})
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in repr(messages.read_hello(said))
