@@ -251,6 +251,12 @@ class Balancer:
         self.give_up(ticket, now)
         return self._admission.timeout(ticket, now, self._set)
 
+    def refuse(self, ticket: Ticket, error: BalancerError) -> None:
+        """End a ticket that waits elsewhere, with what was said there; it counts as if it had waited here."""
+        self._counts.refuse(error)
+        ticket.error = error
+        ticket.wake()
+
     def release(self, lease: Lease, outcome: Outcome, now: float) -> bool:
         """End a lease; ``False`` if it had ended before."""
         if lease.is_released:

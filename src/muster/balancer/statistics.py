@@ -11,6 +11,7 @@ from muster.balancer.eligible import free_at
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.queue import WaitingQueue
 from muster.balancer.replica import Replica
+from muster.errors import BalancerError, CannotMeetDeadline, NoEndpoints, QueueFull, QueueTimeout
 
 
 class ReplicaStatistics(NamedTuple):
@@ -91,6 +92,15 @@ class Counts:
         self.in_flight += 1
         self.granted += 1
         self.waited_seconds += waited_seconds
+
+    def refuse(self, error: BalancerError) -> None:
+        """Count one that was refused elsewhere."""
+        if isinstance(error, CannotMeetDeadline):
+            self.refused_early += 1
+        elif isinstance(error, QueueFull):
+            self.refused += 1
+        elif isinstance(error, QueueTimeout | NoEndpoints):
+            self.timed_out += 1
 
     def end(self, lease: Lease, outcome: Outcome, now: float) -> None:
         """Count the end of a lease."""

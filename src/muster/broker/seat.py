@@ -338,8 +338,7 @@ class Seat:
         ticket = self._asked.pop(number, None)
         if ticket is not None:
             del self._asked_as[ticket]
-            ticket.error = error
-            ticket.wake()
+            self._core.refuse(ticket, error)
 
     def _returned(self, number: int, now: float) -> None:
         if number in self._unstarted:

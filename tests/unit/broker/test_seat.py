@@ -429,6 +429,25 @@ def test_a_refusal_is_the_callers_error(error: BalancerError) -> None:
     assert ground.is_empty()
 
 
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [
+        (QueueTimeout("late", 2.0), (0, 0, 1)),
+        (NoEndpoints("s", "nobody"), (0, 0, 1)),
+        (CannotMeetDeadline("soon", 0.0, 2.0), (0, 1, 0)),
+        (QueueFull("many"), (1, 0, 0)),
+        (QueueCancelled("an operator"), (0, 0, 0)),
+    ],
+)
+def test_a_refusal_counts_as_if_it_had_been_made_here(error: BalancerError, counted: tuple[int, int, int]) -> None:
+    ground = Ground().up()
+    ground.ask()
+    ground.says(messages.refuse(1, error))
+    ground.says(messages.refuse(1, error))
+    found = ground.gate.statistics()
+    assert (found.refused, found.refused_early, found.timed_out) == counted
+
+
 def test_a_grant_that_is_too_old_is_not_used_and_its_slot_asked_for_anew() -> None:
     ground = Ground().up()
     ticket = ground.ask()
