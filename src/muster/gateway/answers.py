@@ -1,4 +1,4 @@
-"""What the gateway answers by itself, as values and as bytes: ``{"error": text, "reason": word}``.
+"""What the gateway answers by itself, as values and as bytes.
 
 Which status for which reason. *503*: nothing was sent to a replica, so anybody may send it again, after
 ``Retry-After``. *502*: it was, or may have been. *504*: its deadline passed after it was sent. *429* is for the limits
@@ -141,7 +141,8 @@ def not_understood(status: int, error: str) -> Refused:
 
 def answer_bytes(answer: Refused, *, connection: bytes, is_head: bool = False) -> bytes:
     """Return an answer as it is sent; ``connection`` is the line on the connection."""
-    body = json.dumps({"error": answer.error, "reason": answer.reason}).encode() + b"\n"
+    said = {"message": answer.error, "type": "muster_gateway", "code": answer.reason}  # as OpenAI's clients read it
+    body = json.dumps({"error": said, "reason": answer.reason}).encode() + b"\n"
     again = answer.retry_after_seconds
     return b"".join(
         [

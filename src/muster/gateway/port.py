@@ -39,7 +39,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """One request that is not let in: an answer with ``{"error": error, "reason": reason}``.
+    """One request that is not let in: an answer with ``{"error": {"message": error, …}, "reason": reason}``.
 
     ``retry_after_seconds`` becomes ``Retry-After``. ``key`` and ``service`` are for the log, as far as they are known.
     """

@@ -225,7 +225,8 @@ def test_a_refusal_of_the_reception_is_an_answer_with_a_reason() -> None:
                     head, text = await client.answer()
                     assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
                     assert value(head, b"retry-after") == b"2"
-                    assert json.loads(text) == {"error": "slow down", "reason": "too_many"}
+                    said = {"message": "slow down", "type": "muster_gateway", "code": "too_many"}
+                    assert json.loads(text) == {"error": said, "reason": "too_many"}
             assert backend.connections == 0
             assert [(each.status, each.reason, each.key) for each in gateway.records] == [
                 (429, "too_many", "alice")

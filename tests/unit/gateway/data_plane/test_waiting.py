@@ -6,6 +6,7 @@ import pytest
 
 from muster.balancer.ask import Ask
 from muster.balancer.options import Options
+from muster.gateway.port import Limits
 from tests.unit.gateway.data_plane.ground import a_set, client_of, gateway_to, run, world
 from tests.unit.gateway.data_plane.test_requests import reason_of
 from tests.unit.ingress.http.ground import GET, OK, Backend, answers_ok, until, value
@@ -32,6 +33,50 @@ def test_a_request_waits_for_a_free_slot() -> None:
                 assert (await first.answer())[1] == b"ok"
                 assert (await second.answer())[1] == b"ok"
             assert [each.queue_seconds > 0.04 for each in gateway.records] == [False, True]
+
+    run(main())
+
+
+def test_an_upload_that_drips_does_not_hold_a_slot_for_ever() -> None:
+    async def main() -> None:
+        async def handle(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await backend.head(reader)
+            await reader.readexactly(int(value(head, b"content-length") or 0))
+            writer.write(OK)
+
+        async with (
+            world(handle, concurrency=1, limits=Limits(body_seconds=0.3)) as (_, gateway),
+            client_of(gateway) as slow,
+            client_of(gateway) as other,
+        ):
+            await slow.say(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+            await until(lambda: gateway.in_flight)
+            await other.say(GET)
+
+            async def drip() -> None:
+                while True:
+                    await slow.say(b"x")
+                    await asyncio.sleep(0.02)
+
+            dripping = asyncio.ensure_future(drip())
+            assert await reason_of(slow) == (408, "body_timeout")
+            assert (await other.answer())[1] == b"ok"
+            dripping.cancel()
+            assert gateway.records[0].bytes_in < 1024
+
+    run(main())
+
+
+def test_an_upload_of_some_pace_may_take_its_time() -> None:
+    async def main() -> None:
+        async with world(answers_when_released, limits=Limits(body_seconds=0.2)) as ((backend,), gateway):
+            backend.release.set()
+            async with client_of(gateway) as client:
+                await client.say(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10240\r\n\r\n")
+                for _ in range(10):
+                    await client.say(bytes(1024))
+                    await asyncio.sleep(0.05)
+                assert (await client.answer())[1] == b"ok"
 
     run(main())
 
