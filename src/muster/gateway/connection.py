@@ -31,6 +31,8 @@ from muster.http1.request_head import RequestHead, read_request
 _MOST_HELD_BYTES = 64 * 1024
 _MOST_DISCARDED_BYTES = 64 * 1024
 """A body up to this is read and thrown away, to keep the connection of a request that was refused."""
+_SLOWEST_BYTES = 1024
+"""Of a body in ``body_seconds``: who sends less would hold a replica's slot for next to nothing."""
 _JOINED_BYTES = 16 * 1024
 """Up to this, copying pieces into one costs less than a TLS record for each."""
 _MOST_DECIDING_BYTES = 256 * 1024 * 1024
@@ -67,6 +69,7 @@ class Connection(asyncio.Protocol):
         "_is_reading",
         "_is_writable",
         "_needs",
+        "_paced_bytes",
         "_phase",
         "_record",
         "_shared",
@@ -95,6 +98,8 @@ class Connection(asyncio.Protocol):
         """Of a request that is not over."""
         self._began_at = 0.0
         self._byte_at = 0.0
+        self._paced_bytes = 0
+        """Of a body, since ``_byte_at``."""
         self._deciding_bytes = 0
         self._discarded: LengthReader | None = None
         """What is left of a body that nobody wants, if its end is known."""
@@ -225,8 +230,9 @@ class Connection(asyncio.Protocol):
         self.regulate()
 
     def note_body(self) -> None:
-        """Begin to count how long nothing comes of a body."""
+        """Begin to count how long next to nothing comes of a body."""
         self._byte_at = self._shared.loop.time()
+        self._paced_bytes = 0
 
     def regulate(self) -> None:
         """Read from the client only what has somewhere to go."""
@@ -318,12 +324,14 @@ class Connection(asyncio.Protocol):
             if room <= 0:
                 return 0
             data = data[:room]
-        self._byte_at = self._shared.loop.time()
         try:
             used, pieces = upload.take(data)
         except BadMessage as error:
             self._stop(answers.not_understood(error.status, error.message))
             return len(data)
+        self._paced_bytes += used
+        if self._paced_bytes >= _SLOWEST_BYTES:
+            self.note_body()
         if upload.is_too_large:
             is_held = forward is None
             self._stop(self._needs.refused if is_held else answers.too_large(upload.most_bytes or 0))
@@ -393,7 +401,7 @@ class Connection(asyncio.Protocol):
         if head.expects_continue:
             self._is_continued = True
             self.write([b"HTTP/1.1 100 Continue\r\n\r\n"])
-        self._byte_at = self._shared.loop.time()
+        self.note_body()
         self._expect_within(self._shared.hall.limits.body_seconds)
 
     def _ask_again(self) -> None:
