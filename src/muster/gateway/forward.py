@@ -324,7 +324,7 @@ class Forward:
         """Say why there was no replica, or no other one."""
         attempts = self._request.attempts
         if isinstance(error, QueueTimeout) and attempts.last_break is Break.UNREACHABLE:
-            return answers.unreachable(error, attempts.sends, self._detail)
+            return answers.unreachable(error, attempts.sends, self._detail or "its ingress could not reach it")
         if isinstance(error, QueueTimeout) and attempts.refusal:
             return answers.refused_until(error, attempts.sends, attempts.refusal)
         return answers.overloaded(error)

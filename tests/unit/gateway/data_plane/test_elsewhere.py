@@ -73,6 +73,18 @@ def test_a_refused_request_goes_elsewhere_with_its_body(sent: bytes, reason: byt
     run(main())
 
 
+def test_who_cannot_be_reached_by_its_ingress_is_said_to_be_so() -> None:
+    async def main() -> None:
+        refuses = reads_then(refusing(b"unreachable"))
+        async with world(refuses, wait_seconds=0.3) as (_, gateway), client_of(gateway) as client:
+            await client.say(GET)
+            head, body = await client.answer()
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert b"the last: its ingress could not reach it" in body
+
+    run(main())
+
+
 def test_a_body_that_is_too_large_to_be_kept_is_not_sent_elsewhere() -> None:
     async def main() -> None:
         body = b"x" * 300_000
