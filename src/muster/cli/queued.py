@@ -21,12 +21,15 @@ from muster.cli.connection import resolve
 from muster.cli.view import Column, Format, note, print_json, print_table, say
 from muster.client import Client
 from muster.errors import MusterError, NotFound, SetupError
+from muster.home import absolute, default_home
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.model.url import shown
 
 WATCH_SECONDS = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
 _MOST_ROWS = 50
+_AUTHORITY = Path("tls", "ca.pem")
+"""``tls/authority.py``, which needs what the base install does not have."""
 
 ASKS: tuple[Column[Waiting], ...] = (
     Column("ASK", lambda row: row.ask, is_number=True),
@@ -106,7 +109,16 @@ def _find(asked: Asked) -> Where:
             f"{asked.service} has no broker: its clients choose by themselves, each with a queue of its own; "
             "see them with `muster lb show`, or give them a broker (docs/broker.md)",
         )
-    return Where(addresses(urls), None if present is None else present.ca_pem, key, token)
+    ca_pem = _own_authority(asked.home) if present is None else present.ca_pem
+    return Where(addresses(urls), ca_pem, key, token)
+
+
+def _own_authority(home: Path | None) -> str | None:
+    """Return the home's authority, where no set says whom to trust."""
+    try:
+        return ((absolute(home) if home else default_home(os.environ)) / _AUTHORITY).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
 
 
 def _own_token(asked: Asked) -> str:

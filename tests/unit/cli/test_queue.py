@@ -1,0 +1,82 @@
+"""``queue show`` and ``queue cancel`` against a broker over TLS: what a person is told, and whom they need to trust."""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from muster.broker.address import read_address
+from muster.cli.main import run
+from muster.tls.certificate import Certificates
+from tests.unit.broker.ground import KEY, TOKEN, ground
+
+PATIENCE_SECONDS = 10.0
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MUSTER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MUSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MUSTER_TOKEN", TOKEN)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    """Run one with a certificate of the home's authority; return where."""
+    told: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        certificates = Certificates.open(tmp_path / "home", names={"127.0.0.1"}, certificate=None, key=None)
+        async with ground(listen=read_address("tls://127.0.0.1:0"), tls=certificates.context) as here:
+            is_over = asyncio.Event()
+            told.set_result((here.address.url, asyncio.get_running_loop(), is_over))
+            await is_over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    url, loop, is_over = told.result(PATIENCE_SECONDS)
+    try:
+        yield url
+    finally:
+        loop.call_soon_threadsafe(is_over.set)
+        thread.join(PATIENCE_SECONDS)
+
+
+def said(*args: str, code: int = 0) -> tuple[str, str]:
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
+        assert run(args) == code, errors.getvalue()
+    return output.getvalue(), errors.getvalue()
+
+
+def test_a_broker_that_is_named_is_trusted_by_the_homes_authority(broker: str) -> None:
+    output, _ = said("queue", "show", KEY.service, "--broker", broker)
+    assert f"broker   {broker}, 1 connections (this one is among them)" in output
+    assert "running  0 requests, 2 replicas with 2 slots" in output
+
+
+def test_a_home_without_an_authority_trusts_nobody(broker: str, tmp_path: Path) -> None:
+    _, errors = said("queue", "show", KEY.service, "--broker", broker, "--home", str(tmp_path / "other"), code=1)
+    assert "certificate verify failed" in errors
+
+
+def test_a_program_reads_the_same_and_nothing_waits(broker: str) -> None:
+    output, _ = said("queue", "show", KEY.service, "--broker", broker, "-o", "json")
+    told = json.loads(output)
+    assert (told["broker"], told["waiting"], told["asks"]) == (broker, 0, [])
+    output, _ = said("queue", "cancel", KEY.service, "--broker", broker, "--all")
+    assert output == f"0 requests taken out of the queue of {KEY.service}\n"
+
+
+def test_another_token_sees_nothing(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUSTER_TOKEN", "s3cret")
+    _, errors = said("queue", "show", KEY.service, "--broker", broker, code=1)
+    assert "unauthenticated" in errors
+    assert "s3cret" not in errors
