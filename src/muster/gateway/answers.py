@@ -16,7 +16,7 @@ of an API key, which the reception decides: a full queue is nobody's own doing. 
     never_fits       422  it demands more than any replica has
     invalid          400  what it says to the balancer makes no sense
     body_too_large   413
-    body_timeout     408  nothing came of a body that is not all here
+    body_timeout     408  next to nothing came of a body that is not all here
     replica_broke    502  the replica closed the connection before it answered
     garbled          502  what it answered is not clearly HTTP/1.1
     not_http         502  the service speaks raw TCP
@@ -128,7 +128,7 @@ def too_many_bodies() -> Refused:
 
 def body_timeout(seconds: float) -> Refused:
     """Say that a client stopped in the middle of its body."""
-    return Refused(408, "body_timeout", f"nothing came of the rest of the body for {seconds:g} s")
+    return Refused(408, "body_timeout", f"less than 1 KB came of the rest of the body in {seconds:g} s")
 
 
 def not_understood(status: int, error: str) -> Refused:
