@@ -118,7 +118,7 @@ class Limits:
     replay_bytes: int = 256 * 1024
     """A prompt fits, and an image that is scaled for a model; what is larger is sent once."""
     body_seconds: float = 60.0
-    """For a kilobyte of a body that is not all here, or for a client to take some of an answer: a slot is held meanwhile."""
+    """For a kilobyte of a body that is not all here, or for a client to take some of an answer: a slot is held then."""
 
 
 @dataclass(slots=True)
