@@ -14,7 +14,6 @@ It needs the base install and the registry's driver; for certificates of its own
 
 import asyncio
 import contextlib
-import importlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from muster.clock import SystemClock
 from muster.errors import InvalidSpec, SetupError
 from muster.model.ids import random_hex
 from muster.model.url import shown
+from muster.processes.loops import loop_factory
 from muster.processes.signals import until_stopped
 from muster.processes.watch import open_registry
 from muster.processes.watch_log import set_up
@@ -71,7 +71,7 @@ class Brokered:
 def run(brokered: Brokered, say: Callable[[str], None] = print) -> None:
     """Serve until SIGINT or SIGTERM. Raises ``MusterError`` when it cannot start."""
     set_up()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(brokered, say))
 
 
@@ -185,12 +185,3 @@ def _certificates(brokered: Brokered, addresses: Sequence[Address]) -> "Certific
     named = [*addresses, *([_read(brokered.advertise, "advertise")] if brokered.advertise else [])]
     names = {each.host for each in named if each.scheme == "tls" and not each.is_everywhere}
     return Certificates.open(brokered.home, names=names, certificate=brokered.certificate, key=brokered.key, leaf=LEAF)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return uvloop's, where it is installed."""
-    try:
-        factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
-    except ModuleNotFoundError:
-        return asyncio.new_event_loop
-    return factory
