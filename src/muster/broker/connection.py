@@ -57,7 +57,7 @@ class Host(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """A visitor of desks (``desk.Visitor``), and a protocol of the event loop."""
+    """A visitor of desks (``visit.Visitor``), and a protocol of the event loop."""
 
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
         self.stage = Stage.GREETING

@@ -25,22 +25,18 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from muster.balancer.ask import Ask
 from muster.balancer.balancer import Balancer
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.report import LoadReport
 from muster.balancer.statistics import Statistics
-from muster.balancer.statistics_json import service_value
 from muster.balancer.ticket import Ticket
 from muster.broker import messages
 from muster.broker.frames import BadFrame
 from muster.broker.messages import (
     HEARTBEAT_SECONDS,
     MOST_HELD,
-    MOST_TEXT,
     MOST_TOLD,
     START_SECONDS,
     Bye,
@@ -49,10 +45,11 @@ from muster.broker.messages import (
     Message,
     Welcome,
 )
-from muster.errors import BalancerError, InvalidAsk, QueueCancelled, QueueFull
+from muster.broker.queue_view import evicted, meant, queue
+from muster.broker.visit import Asked, Given, Visit, Visitor
+from muster.errors import BalancerError, InvalidAsk, QueueFull
 from muster.model.endpoint import Endpoint, EndpointSet
 
-MOST_SHOWN = 1000
 MOST_UNSTARTED = 8
 """Grants in a row that a client which talks does not start: each kept a slot idle for two seconds. Then it has to go.
 
@@ -63,60 +60,6 @@ LATE_SECONDS = 0.1
 for as long again."""
 MOST_OVER = 64
 """Deadlines of asks that are over may be kept in any number up to this, and up to those of asks that are not."""
-
-
-class Visitor(Protocol):
-    """One connection, as the desk sees it."""
-
-    def send(self, message: Message) -> None:
-        """Send a message, some time soon, in order."""
-        ...
-
-    def close(self) -> None:
-        """Take leave after what was sent."""
-        ...
-
-
-@dataclass(eq=False, slots=True)
-class _Asked:
-    """An ask that waits. ``number`` is the desk's own, for people."""
-
-    visit: "_Visit"
-    id: int
-    number: int
-    ticket: Ticket
-
-
-@dataclass(eq=False, slots=True)
-class _Given:
-    """A lease that is out."""
-
-    visit: "_Visit"
-    id: int
-    lease: Lease
-    ask: Ask
-    is_started: bool
-    is_over: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Visit:
-    """One visitor: what it asks, what it holds, and which grants were taken back from it lately.
-
-    It may have started one of the latter before it heard of that. It has heard when it answers a pulse that went out
-    after ``returned``, so what was ``late`` at one of its heartbeats is ``later`` until the next, and then forgotten.
-    """
-
-    visitor: Visitor
-    client: str
-    asked: dict[int, _Asked] = field(default_factory=dict)
-    given: dict[int, _Given] = field(default_factory=dict)
-    late: dict[int, _Given] = field(default_factory=dict)
-    later: dict[int, _Given] = field(default_factory=dict)
-    never_started: int = 0
-    heard_at: float = -math.inf
-    is_welcome: bool = False
-    told: dict[str, Endpoint] = field(default_factory=dict)
 
 
 class Desk:
@@ -138,10 +81,10 @@ class Desk:
         self._settled_at = math.inf
         self._is_settled = settle_seconds <= 0
         self._pending: EndpointSet | None = None
-        self._visits: dict[Visitor, _Visit] = {}
-        self._woken: list[_Asked] = []
-        self._deadlines: list[tuple[float, int, _Asked]] = []
-        self._unstarted: deque[tuple[float, _Given]] = deque()
+        self._visits: dict[Visitor, Visit] = {}
+        self._woken: list[Asked] = []
+        self._deadlines: list[tuple[float, int, Asked]] = []
+        self._unstarted: deque[tuple[float, Given]] = deque()
         self._reads_until = -math.inf
         self._numbers = itertools.count(1)
 
@@ -179,11 +122,11 @@ class Desk:
 
     def join(self, visitor: Visitor, hello: Hello) -> None:
         """Let a client in; it is welcome when there is a set, or when it only looks."""
-        visit = self._visits[visitor] = _Visit(visitor, hello.client)
+        visit = self._visits[visitor] = Visit(visitor, hello.client)
         if self.endpoints is not None or hello.purpose == "inspect":
             self._welcome(visit)
 
-    def _welcome(self, visit: _Visit) -> None:
+    def _welcome(self, visit: Visit) -> None:
         visit.is_welcome = True
         now = self._monotonic()
         ready_seconds = max(0.0, self._settled_at - now) if self._pending is not None else 0.0
@@ -245,7 +188,7 @@ class Desk:
         for visitor in list(self._visits):
             self._dismiss(visitor, said)
 
-    def _forget_asks(self, visit: _Visit, now: float) -> None:
+    def _forget_asks(self, visit: Visit, now: float) -> None:
         for asked in visit.asked.values():
             self._core.give_up(asked.ticket, now)
         visit.asked.clear()
@@ -260,7 +203,7 @@ class Desk:
     @property
     def next_tick(self) -> float:
         """When ``tick`` is worth calling although nothing happened; infinity when never."""
-        while self._deadlines and not _is_waiting(self._deadlines[0][2]):
+        while self._deadlines and not self._deadlines[0][2].is_waiting:
             heapq.heappop(self._deadlines)
         while self._unstarted and (self._unstarted[0][1].is_started or self._unstarted[0][1].is_over):
             self._unstarted.popleft()
@@ -284,7 +227,7 @@ class Desk:
         self._flush()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, asked = heapq.heappop(self._deadlines)
-            if _is_waiting(asked):
+            if asked.is_waiting:
                 del asked.visit.asked[asked.id]
                 self._refuse(asked.visit, asked.id, self._core.time_out(asked.ticket, now))
 
@@ -304,7 +247,7 @@ class Desk:
 
     # ── what visitors say ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _ask(self, visit: _Visit, message: Message) -> None:
+    def _ask(self, visit: Visit, message: Message) -> None:
         now = self._monotonic()
         ask_id = messages.read_id(message)
         if ask_id in visit.asked or ask_id in visit.given:
@@ -321,7 +264,7 @@ class Desk:
                 visit, ask_id, QueueFull(f"{self.service}: one client has at most {MOST_HELD} asks and leases")
             )
             return
-        asked = _Asked(visit, ask_id, next(self._numbers), _NO_TICKET)
+        asked = Asked(visit, ask_id, next(self._numbers), _NO_TICKET)
         try:
             asked.ticket = self._core.draft(
                 now,
@@ -341,11 +284,11 @@ class Desk:
         else:
             visit.asked[ask_id] = asked
             if len(self._deadlines) > 2 * self._core.waiting + MOST_OVER:
-                self._deadlines = [each for each in self._deadlines if _is_waiting(each[2])]
+                self._deadlines = [each for each in self._deadlines if each[2].is_waiting]
                 heapq.heapify(self._deadlines)
             heapq.heappush(self._deadlines, (asked.ticket.deadline, asked.number, asked))
 
-    def _start(self, visit: _Visit, ask_id: int) -> None:
+    def _start(self, visit: Visit, ask_id: int) -> None:
         given = visit.given.get(ask_id)
         visit.never_started = 0
         if given is not None:
@@ -355,7 +298,7 @@ class Desk:
         if late is not None:
             self._take_in(visit, ask_id, late.lease.endpoint, late.ask)
 
-    def _report(self, visit: _Visit, said: messages.Report) -> None:
+    def _report(self, visit: Visit, said: messages.Report) -> None:
         given = visit.given.get(said.id)
         if given is None:
             return  # it was taken back, or ended by a heartbeat
@@ -364,7 +307,7 @@ class Desk:
             self._core.reported(given.lease, LoadReport(None, costs=said.costs), now)
         self._end(given, said.outcome, now)
 
-    def _cancel(self, visit: _Visit, ask_id: int) -> None:
+    def _cancel(self, visit: Visit, ask_id: int) -> None:
         now = self._monotonic()
         asked = visit.asked.pop(ask_id, None)
         if asked is not None:
@@ -372,14 +315,14 @@ class Desk:
         elif (given := visit.given.get(ask_id)) is not None:  # the grant was on its way
             self._end(given, Outcome.FAILED, now)
 
-    def _beat(self, visit: _Visit, held: frozenset[int]) -> None:
+    def _beat(self, visit: Visit, held: frozenset[int]) -> None:
         now = self._monotonic()
         visit.visitor.send(messages.pulse(now))
         for given in [each for ask_id, each in visit.given.items() if each.is_started and ask_id not in held]:
             self._end(given, Outcome.FAILED, now)
         visit.late, visit.later = {}, visit.late
 
-    def _heard(self, visit: _Visit, ask_id: int, in_flight: int | None) -> None:
+    def _heard(self, visit: Visit, ask_id: int, in_flight: int | None) -> None:
         given = visit.given.get(ask_id)
         if given is None:
             return
@@ -388,7 +331,7 @@ class Desk:
             self._core.reported(given.lease, LoadReport(in_flight), now)
         self._core.answered(given.lease, now)
 
-    def _hold(self, visit: _Visit, message: Message) -> None:
+    def _hold(self, visit: Visit, message: Message) -> None:
         for held in messages.read_hold(message):
             if held.id in visit.asked or held.id in visit.given:
                 raise BadFrame(f"hold: {held.id} is in use")
@@ -405,13 +348,13 @@ class Desk:
             now = self._monotonic()
             for asked in woken:
                 lease = asked.ticket.lease
-                if lease is not None and _is_waiting(asked):
+                if lease is not None and asked.is_waiting:
                     del asked.visit.asked[asked.id]
                     self._give(asked, lease, now)
 
-    def _give(self, asked: _Asked, lease: Lease, now: float) -> None:
+    def _give(self, asked: Asked, lease: Lease, now: float) -> None:
         visit = asked.visit
-        given = _Given(visit, asked.id, lease, asked.ticket.ask, is_started=False)
+        given = Given(visit, asked.id, lease, asked.ticket.ask, is_started=False)
         visit.given[asked.id] = given
         self._unstarted.append((now, given))
         endpoint = lease.endpoint
@@ -426,15 +369,15 @@ class Desk:
             )
         )
 
-    def _take_in(self, visit: _Visit, ask_id: int, endpoint: Endpoint, ask: Ask, seconds: float = 0.0) -> None:
+    def _take_in(self, visit: Visit, ask_id: int, endpoint: Endpoint, ask: Ask, seconds: float = 0.0) -> None:
         now = self._monotonic()
         try:
             lease = self._core.adopt(endpoint, ask, now, asked_at=now - seconds, seconds=seconds)
         except BalancerError:
             return  # closing
-        visit.given[ask_id] = _Given(visit, ask_id, lease, ask, is_started=True)
+        visit.given[ask_id] = Given(visit, ask_id, lease, ask, is_started=True)
 
-    def _take_back(self, given: _Given, given_at: float, now: float) -> None:
+    def _take_back(self, given: Given, given_at: float, now: float) -> None:
         self._end(given, Outcome.FAILED, now)
         visit = given.visit
         visit.late[given.id] = given
@@ -449,83 +392,33 @@ class Desk:
             )
             self._dismiss(visit.visitor, Bye("never_starts", said))
 
-    def _end(self, given: _Given, outcome: Outcome, now: float) -> None:
+    def _end(self, given: Given, outcome: Outcome, now: float) -> None:
         given.is_over = True
         given.visit.given.pop(given.id, None)
         self._core.release(given.lease, outcome, now)
 
-    def _refuse(self, visit: _Visit, ask_id: int, error: BalancerError | InvalidAsk) -> None:
+    def _refuse(self, visit: Visit, ask_id: int, error: BalancerError | InvalidAsk) -> None:
         visit.visitor.send(messages.refuse(ask_id, error))
 
-    # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── for people (``queue_view.py``) ───────────────────────────────────────────────────────────────────────────
 
     def show(self) -> Message:
-        """Return who waits, oldest first, and what the core shows of itself."""
+        """Return who waits, and what the core shows of itself."""
         now = self._monotonic()
-        waiting = sorted(self._waiting(), key=lambda each: each.ticket.asked_at)
-        return {
-            "type": "queue",
-            "statistics": service_value(self._core.statistics(now)),
-            "clients": len(self._visits),
-            "waiting": len(waiting),
-            "asks": [_shown(each, now) for each in waiting[:MOST_SHOWN]],
-        }
+        return queue(self._waiting(), self._core.statistics(now), clients=len(self._visits), now=now)
 
     def evict(self, message: Message) -> int:
-        """Take asks out of the queue, and tell their clients; return how many.
-
-        Those that are ``ask`` (a number that ``show`` gave), of ``tenant``, older than ``older_than`` seconds, or
-        ``all``; of several conditions all have to hold.
-        """
-        conditions = {name: message.get(name) for name in ("ask", "tenant", "older_than", "all")}
-        given = {name: value for name, value in conditions.items() if value is not None}
-        if not isinstance(given.get("all", True), bool):
-            raise BadFrame("evict: all is neither true nor false")
-        if not given.pop("all", False) and not given:
-            raise BadFrame("evict: say which: ask, tenant, older_than or all")
+        """Take asks out of the queue, and tell their clients; return how many. Raises ``BadFrame``."""
         now = self._monotonic()
-        gone = [each for each in self._waiting() if _is_meant(each, given, now)]
+        gone = meant(self._waiting(), message, now)
         for asked in gone:
             del asked.visit.asked[asked.id]
             self._core.give_up(asked.ticket, now)
-            waited = now - asked.ticket.asked_at
-            self._refuse(
-                asked.visit,
-                asked.id,
-                QueueCancelled(f"{self.service}: an operator took the request out of the queue after {waited:.1f} s"),
-            )
+            self._refuse(asked.visit, asked.id, evicted(self.service, asked, now))
         return len(gone)
 
-    def _waiting(self) -> list[_Asked]:
+    def _waiting(self) -> list[Asked]:
         return [asked for visit in self._visits.values() for asked in visit.asked.values()]
-
-
-def _is_waiting(asked: _Asked) -> bool:
-    return asked.visit.asked.get(asked.id) is asked
-
-
-def _is_meant(asked: _Asked, conditions: dict[str, Any], now: float) -> bool:
-    older_than = conditions.get("older_than", -math.inf)
-    if isinstance(older_than, bool) or not isinstance(older_than, int | float):
-        raise BadFrame("evict: older_than is no number of seconds")
-    return (
-        conditions.get("ask", asked.number) == asked.number
-        and conditions.get("tenant", asked.ticket.ask.tenant) == asked.ticket.ask.tenant
-        and now - asked.ticket.asked_at > older_than
-    )
-
-
-def _shown(asked: _Asked, now: float) -> Message:
-    ticket = asked.ticket
-    return {
-        "ask": asked.number,
-        "client": asked.visit.client,
-        "tenant": ticket.ask.tenant[:MOST_TEXT],
-        "priority": ticket.ask.priority,
-        "waited": now - ticket.asked_at,
-        "left": ticket.deadline - now,
-        "cost": ticket.cost,
-    }
 
 
 def _nobody() -> None:

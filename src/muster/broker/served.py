@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from muster.broker.desk import Desk, Visitor
+from muster.broker.desk import Desk
 from muster.broker.messages import Bye, Hello
+from muster.broker.visit import Visitor
 from muster.model.endpoint import EndpointSet, ServiceKey
 
 SHORTEST_SECONDS = 0.001
