@@ -66,7 +66,7 @@ def test_every_reason_that_the_code_gives_is_told_of() -> None:
     reasons = set(re.findall(r'Bye\(\s*"(\w+)"', code)) | set(re.findall(r'BadFrame\([^()]*"(\w+)"\)', code))
     assert {"standby", "moved", "never_starts"} <= reasons
     assert not [each for each in reasons if f"`{each}`" not in TEXT]
-    assert not [each for _, each in messages._REASONS if f"`{each}`" not in TEXT]
+    assert not [each for _, each in messages.REASONS if f"`{each}`" not in TEXT]
 
 
 def test_the_frame_that_is_shown_is_one() -> None:
