@@ -7,9 +7,13 @@ several gateways, or a gateway and SDK clients, share one of their own (``--brok
 
 import asyncio
 import contextlib
+import os
 import secrets
 import shutil
+import socket
+import stat
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +28,8 @@ from muster.model.ids import random_hex
 from muster.model.url import shown
 from muster.processes.watch import open_registry
 
+_PREFIX, _SOCKET = "muster-gateway-", "broker"
+_FRESH_SECONDS = 60.0
 _LONGEST_PLACE = 70
 """Of the 107 bytes that the name of a Unix socket may have, less what comes behind it."""
 
@@ -53,7 +59,7 @@ async def own_broker(config: GatewayConfig) -> AsyncIterator[OwnBroker]:
         broker = Broker(services, shared_token(token, config.account))
         running = asyncio.create_task(broker.run(), name="own broker")
         try:
-            address = await broker.listen(Address("unix", path=str(folder / "broker")))
+            address = await broker.listen(Address("unix", path=str(folder / _SOCKET)))
             yield OwnBroker(address.url, token)
         finally:
             running.cancel()
@@ -66,4 +72,25 @@ async def own_broker(config: GatewayConfig) -> AsyncIterator[OwnBroker]:
 def _folder() -> Path:
     """Make one that only this user can enter, and whose sockets have names as short as the system wants them."""
     wanted = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="muster-gateway-", dir=wanted if len(wanted) < _LONGEST_PLACE else "/tmp"))  # noqa: S108
+    place = Path(wanted if len(wanted) < _LONGEST_PLACE else "/tmp")  # noqa: S108
+    _sweep(place)
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+
+
+def _sweep(place: Path) -> None:
+    """Remove what gateways of this user have left there that were killed."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            is_old = time.time() - found.st_mtime > _FRESH_SECONDS  # a younger one may not listen yet
+            if found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and is_old and not _is_used(folder):
+                shutil.rmtree(folder)
+
+
+def _is_used(folder: Path) -> bool:
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+        try:
+            probe.connect(str(folder / _SOCKET))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+    return True
