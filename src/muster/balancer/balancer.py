@@ -253,7 +253,8 @@ class Balancer:
 
     def refuse(self, ticket: Ticket, error: BalancerError) -> None:
         """End a ticket that waits elsewhere, with what was said there; it counts as if it had waited here."""
-        self._counts.refuse(error)
+        if not ticket.is_spare:
+            self._counts.refuse(error)
         ticket.error = error
         ticket.wake()
 

@@ -66,8 +66,9 @@ async def spare_lease(gate: Gate, waiter: AsyncWaiter, call: Call, busy: Endpoin
     lease: Lease | None
     try:
         if gate.is_shared:
-            until = min(call.deadline, gate.monotonic() + BROKER_SECONDS)
-            lease = await waiter.acquire(deadline=until, tried=tried, ask=call.ask, since=call.since)
+            lease = await waiter.acquire_spare(
+                seconds=BROKER_SECONDS, deadline=call.deadline, tried=tried, ask=call.ask, since=call.since
+            )
         else:
             ticket = gate.ask(call.deadline, tried, _nobody_waits, call.ask, call.since)
             lease = ticket.lease

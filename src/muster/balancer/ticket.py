@@ -17,7 +17,8 @@ class Ticket:
     ``wake`` is called whenever it pays to look again. ``demands`` are what it said, and what was learned where it said
     nothing. ``cost`` is the expected seconds on a typical replica, and ``rank`` its size class for the order of
     waiting: smaller goes first, an average request has 0. ``credit`` is what overtaking it has paid. ``is_new``: its
-    call had not asked before. ``error`` is why it gets nothing, where somebody else decides (``remote.py``).
+    call had not asked before. ``is_spare``: it wants what is free at once, and no place among those who wait. ``error``
+    is why it gets nothing, where somebody else decides (``remote.py``).
     """
 
     asked_at: float
@@ -32,4 +33,5 @@ class Ticket:
     demands: Demands = field(default_factory=dict)
     lease: Lease | None = field(default=None)
     is_new: bool = True
+    is_spare: bool = False
     error: BalancerError | None = None

@@ -182,10 +182,29 @@ class Gate:
         self, deadline: float, tried: frozenset[str], wake: Callable[[], None], ask: Ask, since: float | None
     ) -> Ticket:
         """Step one of a waiter. A lease that the ticket has is taken by ``look``, which tells whoever gave it."""
+        return self._ask(deadline, tried, wake, ask, since)
+
+    def ask_spare(
+        self, deadline: float, tried: frozenset[str], wake: Callable[[], None], ask: Ask, since: float | None
+    ) -> Ticket:
+        """Step one of who takes what is free at once, while somebody else chooses: that one keeps no place for it."""
+        return self._ask(deadline, tried, wake, ask, since, is_spare=True)
+
+    def _ask(
+        self,
+        deadline: float,
+        tried: frozenset[str],
+        wake: Callable[[], None],
+        ask: Ask,
+        since: float | None,
+        *,
+        is_spare: bool = False,
+    ) -> Ticket:
         with self._lock:
             now = self.monotonic()
             self._look_after(now)
             ticket = self._core.draft(now, deadline=deadline, tried=tried, wake=wake, ask=ask, since=since)
+            ticket.is_spare = is_spare
             if self._remote is not None and self._remote.is_up:
                 self._remote.ask(ticket, now)
             else:
@@ -268,9 +287,26 @@ class AsyncWaiter:
 
         Raises ``QueueFull``, ``QueueTimeout``, ``NoEndpoints``; ``BalancerError`` when the service is closed.
         """
+        bell = _Bell(asyncio.get_running_loop())
+        return await self._wait(self._gate.ask(deadline, tried, bell.ring, ask, since), bell)
+
+    async def acquire_spare(
+        self, *, seconds: float, deadline: float, tried: frozenset[str], ask: Ask, since: float
+    ) -> Lease | None:
+        """Return a lease of what is free at once, if whoever chooses says so within ``seconds``.
+
+        Raises as ``acquire`` does.
+        """
+        bell = _Bell(asyncio.get_running_loop())
+        ticket = self._gate.ask_spare(deadline, tried, bell.ring, ask, since)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._wait(ticket, bell)
+        except TimeoutError:
+            return None
+
+    async def _wait(self, ticket: Ticket, bell: "_Bell") -> Lease:
         loop = asyncio.get_running_loop()
-        bell = _Bell(loop)
-        ticket = self._gate.ask(deadline, tried, bell.ring, ask, since)
         try:
             while not isinstance(found := self._gate.look(ticket), Lease):
                 until = min(found, self._gate.attended_until(loop))

@@ -208,7 +208,7 @@ class Seat:
         wanted = Wanted(
             number,
             ticket.ask,
-            wait_seconds=max(0.0, ticket.deadline - now),
+            wait_seconds=0.0 if ticket.is_spare else max(0.0, ticket.deadline - now),
             waited_seconds=now - ticket.asked_at,
             tried=ticket.tried,
             is_new=ticket.is_new,

@@ -18,6 +18,8 @@ import pytest
 import muster
 from muster.balancer.ask import Ask
 from muster.balancer.balancer import Balancer
+from muster.balancer.call import Call
+from muster.balancer.hedge import spare_lease
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
 from muster.broker import inspect, messages
@@ -178,6 +180,33 @@ def test_what_ends_at_the_broker_ends_with_its_own_error_here() -> None:
             gate.release(lease)
             await until(lambda: broker.statistics().in_flight == 0, "nothing is left")
             assert broker.statistics().waiting == 0
+
+    run(scenario)
+
+
+def test_a_second_send_takes_no_slot_for_which_somebody_waits() -> None:
+    async def scenario() -> None:
+        both = make_set("a", "b")
+        async with ground(endpoints={KEY: both}) as broker, client(broker.address.url, endpoints=both) as gate:
+            await shared(gate)
+            call = Call(httpx.Request("GET", "http://digits/"), now=gate.count_call(), wait_seconds=PATIENCE_SECONDS)
+            first, second = await acquire(gate), await acquire(gate)
+            waiting = asyncio.create_task(acquire(gate))
+            await until(lambda: broker.statistics().waiting == 1, "one waits")
+            spare = asyncio.create_task(spare_lease(gate, AsyncWaiter(gate), call, first.endpoint))
+            await asyncio.sleep(0)
+            gate.release(second)
+            assert await spare is None
+            lease = await waiting
+            assert lease.endpoint == second.endpoint
+            gate.release(lease)
+            idle = await spare_lease(gate, AsyncWaiter(gate), call, first.endpoint)
+            assert idle is not None
+            assert idle.endpoint == second.endpoint
+            for each in (idle, first):
+                gate.release(each, Outcome.FAILED)
+            await until(lambda: broker.statistics().in_flight == 0, "nothing is left")
+            assert gate.statistics().timed_out == 0
 
     run(scenario)
 
