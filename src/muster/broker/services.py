@@ -104,7 +104,7 @@ class Services:
         """Return what to say to who asks for what there is not, or is not theirs: both look the same."""
         return Bye(
             "unknown_service",
-            f"{key} is not in the broker's {self._where}: see that both of you read the same registry",
+            f"{key} is not in the broker's {self._where}: it is not published yet, or you read another registry",
         )
 
     def statistics(self) -> Sequence[Statistics]:
