@@ -28,7 +28,9 @@ from muster.balancer.remote import Remote
 from muster.balancer.report import LoadReport
 from muster.balancer.statistics import Statistics
 from muster.balancer.ticket import Ticket
+from muster.errors import BalancerError, QueueTimeout
 from muster.model.endpoint import EndpointSet
+from muster.model.url import shown
 
 UNATTENDED_SECONDS = 1.0
 """So much later than it should have been looked after, a remote's event loop has ended, or is held up."""
@@ -230,10 +232,21 @@ class Gate:
             if lease is not None and (self._remote is None or self._remote.begin(ticket, now)):
                 return lease
             if now >= ticket.deadline:
-                if self._remote is not None:
-                    self._remote.give_up(ticket, now)
-                raise self._core.time_out(ticket, now)
+                raise self._late(ticket, now)
             return self._core.sleep_until(ticket)
+
+    def _late(self, ticket: Ticket, now: float) -> BalancerError:
+        remote = self._remote
+        if remote is None:
+            return self._core.time_out(ticket, now)
+        before = remote.waiting
+        remote.give_up(ticket, now)
+        error = self._core.time_out(ticket, now)
+        if remote.waiting == before or not isinstance(error, QueueTimeout):
+            return error  # it did not wait there
+        waited = now - ticket.asked_at
+        said = f"no replica was free within {waited:.1f} s; the broker at {shown(remote.url)} chooses"
+        return QueueTimeout(f"{self.service}: {said}, and {remote.waiting} more of our requests wait there", waited)
 
     def give_up(self, ticket: Ticket) -> None:
         """Stop waiting."""

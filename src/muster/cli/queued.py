@@ -153,7 +153,11 @@ def _print(found: Queue, output: Format, *, is_live: bool) -> None:
     wait = it.expected_wait_seconds
     say(_plain(it.service))
     say(f"broker   {_plain(shown(found.broker))}, {found.clients} connections (this one is among them)")
-    would = f"a request would wait {_seconds(wait)} now" if math.isfinite(wait) else "a request would wait in vain"
+    would = (
+        f"a request of a new tenant would wait {_seconds(wait)}"
+        if math.isfinite(wait)
+        else "a request would wait in vain"
+    )
     say(f"queue    {found.waiting_num} waiting, {would}")
     slots = sum(each.limit for each in it.replicas if not each.is_leaving)
     say(f"running  {it.in_flight} requests, {len(it.replicas)} replicas with {slots} slots")

@@ -167,7 +167,7 @@ def test_what_ends_at_the_broker_ends_with_its_own_error_here() -> None:
         async with ground(endpoints={KEY: only}) as broker, client(broker.address.url, endpoints=only) as gate:
             await shared(gate)
             lease = await acquire(gate)
-            with pytest.raises(QueueTimeout):
+            with pytest.raises(QueueTimeout, match=r"free within|the broker at tcp://127\.0\.0\.1:\d+ chooses"):
                 await acquire(gate, seconds=0.2)
             waiting = asyncio.create_task(acquire(gate, ask=Ask(tenant="batch")))
             await until(lambda: broker.statistics().waiting == 1, "one waits")
