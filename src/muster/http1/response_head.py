@@ -4,8 +4,8 @@ In: the start line and fields as llhttp read them, and what was asked. Out: a ``
 status is the owner's choice: 502) where the body's end, or anything a client acts on, could be read in two ways.
 
 Fields go on as they came, less those for one connection. What only the ingress may say a container cannot:
-``REFUSED_HEADER`` and ``ERROR_HEADER`` do not go on, and of ``LOAD_HEADER`` what it may add is merged. The gateway, which
-has the ingress behind it, reads them from ``refused`` and ``failed``.
+``REFUSED_HEADER`` and ``ERROR_HEADER`` do not go on, and of ``LOAD_HEADER`` what it may add is merged. The gateway,
+which has the ingress behind it, reads them from ``refused`` and ``failed``.
 """
 
 import re
