@@ -223,7 +223,7 @@ class TestTheOperatorsFiles:
         operator.renew()
         files = {"certificate": operator.certificate, "key": operator.key, missing: None}
         with pytest.raises(SetupError, match="a certificate needs its key"):
-            Certificates.open(tmp_path, names=(), **files)
+            Certificates.open(tmp_path, names=(), certificate=files["certificate"], key=files["key"])
 
     @pytest.mark.parametrize("new_key", [ec_key, rsa_key])
     def test_a_new_certificate_is_shown_to_new_connections_and_old_ones_go_on(
