@@ -144,7 +144,7 @@ class Link:
         finally:
             connection.abandon()
         if connection.was_up:
-            _log.info("%s: without the broker at %s now: %s", self._gate.service, url, connection.why)
+            _log.info("%s: without the broker at %s now: %s", self._gate.service, _plain(url), _plain(connection.why))
             self._complained = ""
         elif said is None or said.reason != "standby":
             self._complain(f"the broker of {self._gate.service} at {url}: {connection.why}")
@@ -158,7 +158,7 @@ class Link:
     def _complain(self, why: str) -> None:
         if why != self._complained:
             self._complained = why
-            _log.warning("%s; choosing without it", why)
+            _log.warning("%s; choosing without it", _plain(why))
 
 
 class _Connection(asyncio.Protocol):
@@ -194,7 +194,7 @@ class _Connection(asyncio.Protocol):
             self._finish(None, f"it is not understood: {error}")
             return
         except Exception as error:  # noqa: BLE001 - a fault of ours, which must not become the requests'
-            _log.exception("what the broker at %s said could not be taken", self._url)
+            _log.exception("what the broker at %s said could not be taken", _plain(self._url))
             self._finish(None, f"it could not be taken: {error!r}")
             return
         self.was_up = self.was_up or self._seat.is_up
@@ -312,6 +312,11 @@ def _context(ca_pem: str | None) -> ssl.SSLContext:
     if ca_pem is not None:
         context.load_verify_locations(cadata=ca_pem)
     return context
+
+
+def _plain(text: str) -> str:
+    """Return what a log can hold of a text: brokers, and whoever publishes, may say anything."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _words(error: BaseException) -> str:
