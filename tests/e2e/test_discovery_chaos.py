@@ -32,6 +32,8 @@ START_SECONDS = 3.0
 """After so long a process that was started, or a registry that came back, is counted on."""
 EVENTS_EACH = 250
 STALL_SECONDS = 20.0
+AGAIN_SECONDS = 30.0
+"""The last call that was stalled is given up after 10 s, and the rest after several failures grows up to 13 s."""
 PAUSE_SECONDS = 0.1
 NAMES = ("asr", "ocr")
 
@@ -179,7 +181,7 @@ def test_nothing_false_is_published_whatever_happens(server: Server, tmp_path: P
                 until(is_marked, "sets that nobody can check say so", stalled_at + STALL_SECONDS - time.monotonic())
                 until(lambda: time.monotonic() > stalled_at + STALL_SECONDS, "the end of the stall", STALL_SECONDS)
                 api.world.troubles.clear()
-                until(is_exact, "the exact sets after everything is well again", 20)
+                until(is_exact, "the exact sets after everything is well again", AGAIN_SECONDS)
                 diary.end("api")
                 chaos.live(30, disturbs_watchers=False, disturbs_registry=False)
                 until(is_exact, "the exact sets after the last event", BOUND_SECONDS + 1.5 + LOOK_SECONDS)
