@@ -144,7 +144,8 @@ def _with_room(situation: Situation, live: _Live, plan: Plan) -> Plan:
 def _is_made_good(situation: Situation, live: _Live) -> bool:
     """Tell whether there are as many ready ones as wanted, or one has become ready for each that this rollout ended.
 
-    Without the second a deployment that never had all its containers could not be edited.
+    Without the second a deployment that never had all its containers could not be edited. What became ready may also be
+    of the last good version: that is what takes the place of an ended one while a rollout is paused.
     """
     deployment = situation.deployment
     ready_num = sum(each.is_ready for each in (*live.outdated, *(live.current if live.is_proven else ())))
@@ -153,15 +154,23 @@ def _is_made_good(situation: Situation, live: _Live) -> bool:
     if Reason.HOST_DRAINED in situation.outdated.values():
         return False
     reason = Reason.ROLLED_BACK if deployment.failure else Reason.REPLACED
-    ended_num = sum(
-        each.stop is not None
+    ended_at = [
+        each.stop.requested_at
+        for each in situation.containers
+        if each.stop is not None
         and each.stop.reason is reason
         and each.stop.requested_at >= deployment.edited_at
         and each.ready_at is not None
-        for each in situation.containers
-    )
+    ]
+    if not ended_at:
+        return True
+    target, first_ended_at = deployment.target_version, min(ended_at)
     made = (each for each in _of_target(situation) if each.ready_at and each.ready_at >= deployment.edited_at)
-    return (sum(1 for _ in made) if live.is_proven else 0) >= ended_num
+    made_num = sum(1 for _ in made) if live.is_proven else 0
+    # By when they were made: an old one that was not ready for a while in the pause has replaced nobody.
+    made_in_pause = (each for each in situation.containers if each.version != target and each.ready_at)
+    made_in_pause_num = sum(each.created_at > first_ended_at for each in made_in_pause)
+    return made_num + made_in_pause_num >= len(ended_at)
 
 
 def _of_target(situation: Situation) -> Sequence[Container]:

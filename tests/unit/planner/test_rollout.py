@@ -178,6 +178,22 @@ def test_a_rollout_that_failed_goes_back_also_where_few_places_are_left() -> Non
     assert stops(planned(failed, world, room=world[2].id)) == [(20, ROLLED_BACK)]
 
 
+def test_what_a_pause_has_made_good_is_not_waited_for_when_more_are_wanted_than_fit() -> None:
+    substitute = ready(30, born=107)
+    world = [drained(1), new_dead(20, born=101, died=107), substitute, new(21, None), new(22, None)]
+    assert stops(planned(edited(2), world, room=substitute.id)) == [(30, REPLACED)]
+    gone = container(30, ContainerStatus.SHUTDOWN, born=107, ready_at=at(107), stop=stop(REPLACED, 110))
+    one_is_missing = [drained(1), gone, ready(2), new(21, None), new(22, None)]
+    assert not planned(edited(3), one_is_missing, room=one_is_missing[2].id).stop
+    made_good = [drained(1), gone, ready(2), new_ready(21), new(22, None)]
+    assert stops(planned(edited(3), made_good, room=made_good[2].id)) == [(2, REPLACED)]
+
+
+def test_an_old_one_that_became_ready_again_in_a_pause_has_made_nothing_good() -> None:
+    again = ready(2, ready_at=at(107))
+    assert not planned(edited(3), [drained(1), ready(3), again, new(20, None)], room=again.id).stop
+
+
 def test_nothing_of_a_drained_host_is_ended_for_room_below_the_wanted_number() -> None:
     leaving, other = ready(1), container(2, None)
     plan = planned(deployment(2), [leaving, other], outdated={leaving.id: HOST_DRAINED}, room=leaving.id)
