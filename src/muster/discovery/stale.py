@@ -30,14 +30,19 @@ async def mark_stale(
     Raises ``RegistryError``.
     """
     marked = 0
-    for key, claim in (await registry.claims()).items():
-        is_left = claim.publisher == claims.publisher or claims.is_dead(claim.publisher)
-        if not claims.may_settle(claim.publisher) and not (key in keys and is_left):
-            continue
-        stored = await registry.get(key)
-        if stored is None or stored.epoch > claim.epoch:
-            continue  # somebody has taken the key over since, and published
-        if stored.stale_since is None and stored.endpoints:
+    found = [
+        (key, claim, stored)
+        for key, claim in (await registry.claims()).items()
+        if _is_left(claim.publisher, claims)
+        and (key in keys or claims.may_settle(claim.publisher))
+        # somebody may have taken the key over since, and published
+        and (stored := await registry.get(key)) is not None
+        and stored.epoch <= claim.epoch
+    ]
+    # After the sets: a publisher beats before it claims and publishes, so whoever has come back by then is seen here.
+    await claims.look()
+    for key, claim, stored in found:
+        if stored.stale_since is None and stored.endpoints and _is_left(claim.publisher, claims):
             stale = dataclasses.replace(stored, revision=stored.revision + 1, stale_since=since, published_at=now)
             try:
                 await registry.publish(key, stale)
@@ -46,3 +51,7 @@ async def mark_stale(
             marked += 1
     if marked:
         _log.warning("marked as stale: %d; nobody could check since %s", marked, since.isoformat(timespec="seconds"))
+
+
+def _is_left(publisher: str, claims: Claims) -> bool:
+    return publisher == claims.publisher or claims.is_dead(publisher)

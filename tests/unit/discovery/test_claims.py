@@ -177,3 +177,26 @@ def test_a_publisher_that_came_since_our_last_heartbeat_is_not_taken_for_dead() 
 
     loop.run_until_complete(scenario())
     loop.close()
+
+
+def test_a_set_whose_publisher_has_just_come_back_is_not_marked_as_stale() -> None:
+    """Nobody would mend it: the publisher knows of no change, and who marked it does not publish it."""
+    loop = VirtualLoop()
+
+    async def scenario() -> None:
+        memory, clock = Memory(), FakeClock(loop)
+        registry = MemoryRegistry(memory)
+        returning, observer = Claims(registry, clock, "test#1"), Claims(registry, clock, "test#2")
+        assert await own(returning)
+        await returning.retire()
+        await observer.look()
+        assert observer.is_dead("test#1")
+        assert await own(returning)
+        await registry.publish(KEY, EndpointSet(returning.epoch_of(KEY) or 0, 1, (ENDPOINT,), clock.now()))
+        await mark_stale(registry, observer, [KEY], since=clock.now(), now=clock.now())
+        found = await registry.get(KEY)
+        assert found is not None
+        assert (found.revision, found.stale_since) == (1, None)
+
+    loop.run_until_complete(scenario())
+    loop.close()
