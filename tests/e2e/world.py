@@ -328,7 +328,10 @@ class World:
         found: dict[str, list[psutil.Process]] = {}
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                uuid = process.environ().get("MUSTER_CONTAINER_UUID")
+                environ = process.environ()
+                while not environ and process.status() != psutil.STATUS_ZOMBIE:
+                    environ = process.environ()  # in the middle of an exec it has none
+                uuid = environ.get("MUSTER_CONTAINER_UUID")
                 if uuid:
                     found.setdefault(uuid, []).append(process)
         return found
