@@ -8,6 +8,7 @@ side may learn of it much later than the other, or only from the silence.
 A replica is as its ingress makes it: what is above the limit is refused at once, and sent nowhere.
 """
 
+import abc
 import datetime
 import heapq
 import itertools
@@ -112,7 +113,7 @@ class Machine:
         return True
 
 
-class Host:
+class Host(abc.ABC):
     """A process: its clock, its pauses, its timer."""
 
     def __init__(self, world: World, name: str) -> None:
@@ -160,12 +161,13 @@ class Host:
             self.do(action)
         self.do(self.tick)
 
+    @abc.abstractmethod
     def next_tick(self) -> float:
         """When ``tick`` is due, by the host's clock."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def tick(self) -> None:
-        raise NotImplementedError
+        """Let time pass."""
 
     def rearm(self) -> None:
         due_at = self.next_tick()
