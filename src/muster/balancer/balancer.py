@@ -184,13 +184,14 @@ class Balancer:
     def adopt(self, endpoint: Endpoint, ask: Ask, now: float, *, asked_at: float, seconds: float = 0.0) -> Lease:
         """Count a lease that somebody else has given, ``seconds`` ago, whatever the limit here says.
 
-        Its replica need not be in the set: then it counts as one that has left. Raises ``BalancerError`` when closed.
+        Its replica need not be in the set: then it counts as one that has left. Before the first set it is kept, since
+        that set most likely has it. Raises ``BalancerError`` when closed.
         """
         self.require_open()
         replica = self._replicas.get(endpoint.id)
         if replica is None:
             replica = self._replicas[endpoint.id] = Replica(endpoint, now)
-            replica.is_leaving = True
+            replica.is_leaving = self._set is not None
             self._learning.welcome(replica)
         ticket = Ticket(asked_at, now, math.inf, frozenset(), _nobody, ask)
         ticket.cost = self._learning.cost.work(ask.features)

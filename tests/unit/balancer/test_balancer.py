@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from muster.balancer.ask import NOTHING_SAID
 from muster.balancer.balancer import Balancer
 from muster.balancer.eject import FIRST_SECONDS
 from muster.balancer.lease import Lease, Outcome
@@ -51,6 +52,9 @@ class World:
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.balancer.tick(self.now)
+
+    def served(self) -> dict[str, int]:
+        return {each.id: each.served for each in self.balancer.statistics(self.now).replicas}
 
     def in_flight(self) -> dict[str, int]:
         return {each.id: each.in_flight for each in self.balancer.statistics(self.now).replicas}
@@ -414,6 +418,38 @@ class TestRetry:
         world.end(next(each for each in busy if each.endpoint.id == "a"), Outcome.UNREACHABLE)
         assert world.woken
         assert world.balancer.next_change == world.now + FIRST_SECONDS
+
+
+class TestAdopt:
+    def adopted(self, world: World, name: str) -> Lease:
+        endpoint = Endpoint(id=name, url=f"http://{name}", concurrency=2)
+        return world.balancer.adopt(endpoint, NOTHING_SAID, world.now, asked_at=world.now)
+
+    def test_what_it_served_before_the_first_set_is_remembered(self) -> None:
+        world = World()
+        for name in ("a", "gone"):
+            world.end(self.adopted(world, name))
+        world.set("a", "b")
+        assert world.served() == {"a": 1, "b": 0}
+        world.end(world.lease(), Outcome.OK)
+        assert sum(world.served().values()) == 2
+
+    def test_nobody_is_sent_to_one_that_no_set_has(self) -> None:
+        world = World()
+        lease = self.adopted(world, "a")
+        waiting = world.ask()
+        world.end(lease)
+        assert not served(waiting)
+        world.set("b")
+        assert lease_of(waiting).endpoint.id == "b"
+
+    def test_one_that_the_set_does_not_have_is_forgotten_with_its_last_lease(self) -> None:
+        world = World("a")
+        leases = [self.adopted(world, "b"), self.adopted(world, "b")]
+        world.end(leases[0])
+        assert world.in_flight() == {"a": 0, "b": 1}
+        world.end(leases[1])
+        assert world.in_flight() == {"a": 0}
 
 
 class TestClose:
