@@ -65,6 +65,7 @@ def cancel(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All that wait.")] = False,
     port: Port = 6006,
+    output: Output = Format.TABLE,
     registry: Registry = None,
     broker: Broker = None,
     account: Account = "admin",
@@ -83,4 +84,4 @@ def cancel(
     if not conditions:
         raise typer.BadParameter("say which: --ask N, --tenant T, --older-than TIME or --all", param_hint="SERVICE")
     asked = Asked(service, port, account, registry, broker, api=api, token_file=token_file, home=home)
-    cancel_asks(asked, conditions)
+    cancel_asks(asked, conditions, output)

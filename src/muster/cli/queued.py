@@ -4,12 +4,13 @@ Tenants and clients name themselves, so nothing of it reaches a terminal but pri
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster import registry
@@ -22,12 +23,14 @@ from muster.cli.view import Column, Format, note, print_json, print_table, say
 from muster.client import Client
 from muster.errors import MusterError, NotFound, SetupError
 from muster.home import absolute, default_home
+from muster.model.deployment import PORTS
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.model.url import shown
 
 WATCH_SECONDS = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
 _MOST_ROWS = 50
+_MOST_NAMES = 20
 _AUTHORITY = Path("tls", "ca.pem")
 """``tls/authority.py``, which needs what the base install does not have."""
 
@@ -79,10 +82,13 @@ def show_queue(asked: Asked, output: Format, *, is_watching: bool) -> None:
         _print(seen, output, is_live=True)
 
 
-def cancel_asks(asked: Asked, conditions: Mapping[str, object]) -> None:
+def cancel_asks(asked: Asked, conditions: Mapping[str, object], output: Format) -> None:
     """Take asks out of the queue, and say how many."""
     found = _find(asked)
     count = asyncio.run(inspect.evict(found, conditions))
+    if output is Format.JSON:
+        print_json({"action": "cancel", "service": found.key.service, "count": count})
+        return
     say(f"{count} {'request' if count == 1 else 'requests'} taken out of the queue of {found.key.service}")
 
 
@@ -99,8 +105,8 @@ def _find(asked: Asked) -> Where:
     else:
         url, token = resolve(os.environ, api=asked.api, token_file=asked.token_file, home=asked.home)
         with Client(url, token) as client:
-            present = client.endpoints(asked.service, asked.port)
             key = ServiceKey(client.me().name, asked.service, asked.port)
+            present = _told(client, key)
     urls = asked.broker or (present.broker_url if present is not None else None)
     if not urls:
         raise NotFound(
@@ -131,16 +137,39 @@ def _own_token(asked: Asked) -> str:
     return resolve(os.environ, token_file=asked.token_file)[1]
 
 
+def _told(client: Client, key: ServiceKey) -> EndpointSet:
+    """Return the set that the API tells. Raises ``NotFound``, saying which ports of the service have one."""
+    try:
+        return client.endpoints(key.service, key.port)
+    except NotFound:
+        ports = []
+        for port in PORTS:
+            with contextlib.suppress(NotFound):
+                client.endpoints(key.service, port)
+                ports.append(port)
+        raise _unknown(key, ports, "`muster ps` lists the services") from None
+
+
 async def _published(url: str, key: ServiceKey) -> EndpointSet:
+    """Return the set that a registry holds. Raises ``NotFound``, saying which ports of the service have one."""
     opened = registry.connect(url)
     try:
         found = await opened.get(key)
         if found is None:
-            known = ", ".join(_plain(each) for each in (await opened.keys())[:20]) or "nothing"
-            raise NotFound("service", key.service, f"{shown(url)} knows no {key}; it holds {known}")
+            keys = await opened.keys()
+            others = {each.port for each in keys if each.account == key.account}
+            ports = [each for each in sorted(others) if await opened.get(replace(key, port=each)) is not None]
+            known = ", ".join(_plain(each) for each in keys[:_MOST_NAMES]) or "nothing"
+            raise _unknown(key, ports, f"{shown(url)} holds {known}")
         return found
     finally:
         await opened.aclose()
+
+
+def _unknown(key: ServiceKey, ports: Sequence[int], hint: str) -> NotFound:
+    if ports:
+        hint = f"there is port {' and '.join(map(str, ports))} (--port)"
+    return NotFound("service", key.service, f"nothing is known of {_plain(key.service)} at port {key.port}: {hint}")
 
 
 def _print(found: Queue, output: Format, *, is_live: bool) -> None:

@@ -24,6 +24,7 @@ from muster.files import FileStorage
 from muster.home import write_profile
 from muster.model.account import Role
 from muster.model.container import Address, Container, ContainerStatus, Placement
+from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.model.event import EventKind, NewEvent
 from muster.model.ids import ContainerId, ContainerUuid, DeploymentId, MachineId, fresh_container_uuid, random_hex
 from muster.model.image import LOCAL_IMAGE
@@ -109,6 +110,10 @@ class Served:
     def come_back(self) -> None:
         """Answer again at the same address."""
         self.run(self._listen(int(self.url.rpartition(":")[2])))
+
+    def publish(self, key: ServiceKey, endpoints: EndpointSet) -> None:
+        """Publish a set, as discovery would."""
+        self.run(self._registry.publish(key, endpoints))
 
     def account(self, name: str) -> str:
         """Make an account and return a token of it."""

@@ -8,14 +8,19 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from muster.broker.address import read_address
 from muster.cli.main import run
+from muster.model.deployment import PORTS
+from muster.model.endpoint import ServiceKey
+from muster.registry.file import FileRegistry
 from muster.tls.certificate import Certificates
-from tests.unit.broker.ground import KEY, TOKEN, ground
+from tests.unit.broker.ground import KEY, NAME, TOKEN, ground, make_set
+from tests.unit.cli.served import Served
 
 PATIENCE_SECONDS = 10.0
 
@@ -73,6 +78,8 @@ def test_a_program_reads_the_same_and_nothing_waits(broker: str) -> None:
     assert (told["broker"], told["waiting"], told["asks"]) == (broker, 0, [])
     output, _ = said("queue", "cancel", KEY.service, "--broker", broker, "--all")
     assert output == f"0 requests taken out of the queue of {KEY.service}\n"
+    output, _ = said("queue", "cancel", KEY.service, "--broker", broker, "--all", "-o", "json")
+    assert json.loads(output) == {"action": "cancel", "service": KEY.service, "count": 0}
 
 
 def test_another_token_sees_nothing(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,3 +87,32 @@ def test_another_token_sees_nothing(broker: str, monkeypatch: pytest.MonkeyPatch
     _, errors = said("queue", "show", KEY.service, "--broker", broker, code=1)
     assert "unauthenticated" in errors
     assert "s3cret" not in errors
+
+
+def test_of_a_port_without_a_set_a_registry_tells_which_ports_there_are(tmp_path: Path) -> None:
+    async def publish() -> None:
+        registry = FileRegistry(tmp_path)
+        await registry.publish(KEY, make_set("a"))
+        await registry.link(NAME, KEY)
+        await registry.publish(ServiceKey("bob", KEY.service, 6008), make_set("b"))
+        await registry.aclose()
+
+    asyncio.run(publish())
+    at = ("--registry", tmp_path.as_uri())
+    _, errors = said("queue", "show", NAME.service, "--port", "7000", *at, code=1)
+    assert errors == "error: nothing is known of digits at port 7000: there is port 6006 (--port)\n"
+    _, errors = said("queue", "cancel", "nonsense", "--all", *at, code=1)
+    assert f"nothing is known of nonsense at port 6006: {tmp_path.as_uri()} holds {KEY}" in errors
+
+
+def test_of_a_port_without_a_set_the_api_tells_which_ports_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Served(tmp_path / "home") as served:
+        monkeypatch.delenv("MUSTER_TOKEN")
+        for port in PORTS:
+            served.publish(replace(KEY, port=port), make_set("a"))
+        _, errors = said("queue", "show", KEY.service, "--port", "7000", code=1)
+        assert f"nothing is known of {KEY.service} at port 7000: there is port 6006 and 6008 (--port)" in errors
+        _, errors = said("queue", "show", "nonsense", code=1)
+        assert errors == "error: nothing is known of nonsense at port 6006: `muster ps` lists the services\n"
