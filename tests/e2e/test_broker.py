@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import json
+import re
 import signal
 import ssl
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 from muster.broker.address import read_address
@@ -149,6 +151,24 @@ class TestInsideOfAServer:
             assert found.broker_url is not None
             tls = ssl.create_default_context(cadata=found.ca_pem)
             asyncio.run(granted_at([read_address(found.broker_url)], tls, key, world.profile.token))
+
+    def test_its_queues_are_told_where_the_operator_says_and_nowhere_else(self, tmp_path: Path) -> None:
+        world = World(tmp_path)
+        world.environ["MUSTER_BROKER_STATUS"] = "127.0.0.1:0"
+        with world:
+            uuid = world.deploy("who", 1, SERVE, is_service=True)
+            key = ServiceKey("admin", uuid)
+            found = world.until(lambda: published(world.registry_url, key), "a set")
+            assert found.broker_url is not None
+            tls = ssl.create_default_context(cadata=found.ca_pem)
+            asyncio.run(granted_at([read_address(found.broker_url)], tls, key, world.profile.token))
+            told = re.search(r"broker_status: the balancer's state is at (http://127\.0\.0\.1:\d+)", world.said())
+            assert told is not None
+            assert f"{key}" in world.cli("lb", "show", told[1])
+            figures = httpx.get(f"{told[1]}/metrics").text
+            assert f'muster_client_granted_total{{service="{key}"}} 1\n' in figures
+            assert f'muster_client_waiting{{service="{key}"}} 0\n' in figures
+            assert uuid not in httpx.get(f"{world.profile.url}/metrics").text, "which asks nobody who they are"
 
     def test_who_wants_none_has_none(self, tmp_path: Path) -> None:
         world = World(tmp_path)

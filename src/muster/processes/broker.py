@@ -99,7 +99,7 @@ async def serve(brokered: Brokered, say: Callable[[str], None]) -> None:
             if certificates is not None:
                 group.create_task(certificates.run(SystemClock()), name="certificates")
             group.create_task(broker.run(), name="broker")
-            told = _tell(brokered.status, services)
+            told = tell(brokered.status, services, "--status")
             if told is not None:
                 stack.push_async_callback(asyncio.to_thread, told.close)
             where = ", ".join(each.url for each in real)
@@ -119,6 +119,16 @@ def advertise(told: str | None, addresses: Sequence[Address]) -> str:
     return first.url
 
 
+def tell(written: str | None, services: Services, field: str) -> status.Status | None:
+    """Tell each queue's statistics at an address, until that is closed; ``None`` where there is to be none, or can be.
+
+    ``field`` names what the address was written in. Raises ``InvalidSpec`` for what is no address.
+    """
+    if not written:
+        return None
+    return status.serve(written, statistics_of(services, asyncio.get_running_loop()), field=field)
+
+
 def statistics_of(services: Services, loop: asyncio.AbstractEventLoop) -> Callable[[], Sequence[Statistics]]:
     """Return what asks for statistics from another thread: a desk belongs to its event loop."""
 
@@ -126,12 +136,6 @@ def statistics_of(services: Services, loop: asyncio.AbstractEventLoop) -> Callab
         return services.statistics()
 
     return lambda: asyncio.run_coroutine_threadsafe(look(), loop).result(STATUS_SECONDS)
-
-
-def _tell(written: str | None, services: Services) -> status.Status | None:
-    if not written:
-        return None
-    return status.serve(written, statistics_of(services, asyncio.get_running_loop()), field="--status")
 
 
 def _status_words(told: status.Status | None) -> str:

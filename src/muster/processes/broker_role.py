@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from muster.api.auth import hash_token
 from muster.api.token_use import TokenUses
+from muster.balancer.status import Status
 from muster.broker.address import Address
 from muster.broker.server import Broker
 from muster.broker.services import Services
@@ -22,7 +23,7 @@ from muster.errors import SetupError
 from muster.ingress.doors import WILDCARDS
 from muster.model.ids import random_hex
 from muster.model.url import shown
-from muster.processes.broker import LEAF
+from muster.processes.broker import LEAF, tell
 from muster.processes.http import free_port
 from muster.registry.port import Registry
 from muster.store.port import Store
@@ -39,6 +40,7 @@ class BrokerRole:
     broker: Broker
     certificates: Certificates
     clock: Clock
+    told: Status | None
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -48,12 +50,18 @@ class BrokerRole:
                 group.create_task(self.certificates.run(self.clock), name="broker certificates")
         except Exception:  # noqa: BLE001 - whatever it is, containers and addresses go on
             _log.exception("the broker has ended: clients choose for themselves until the next start")
+        finally:
+            if self.told is not None:
+                await asyncio.to_thread(self.told.close)
 
 
 async def open_broker(
     settings: Settings, *, store: Store, sets: Registry, clock: Clock, uses: TokenUses
 ) -> BrokerRole | None:
-    """Listen as the settings say; ``None`` where there is to be no broker, or, after a warning, where none can be."""
+    """Listen as the settings say; ``None`` where there is to be no broker, or, after a warning, where none can be.
+
+    Raises ``InvalidSpec`` for a ``broker_status`` that is no address.
+    """
     if not settings.broker:
         return None
     try:
@@ -80,7 +88,7 @@ async def open_broker(
     services.share(own)
     url = settings.broker_url or own
     _log.info("the broker serves at %s, and clients are told %s", own, url)
-    return BrokerRole(url, broker, certificates, clock)
+    return BrokerRole(url, broker, certificates, clock, tell(settings.broker_status, services, "broker_status"))
 
 
 async def _listen(settings: Settings, broker: Broker, certificates: Certificates) -> int:
