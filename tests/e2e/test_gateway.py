@@ -352,6 +352,8 @@ def test_the_openai_sdk_needs_only_a_base_url_and_a_key(tmp_path: Path) -> None:
                 model="llama-3", messages=[message], extra_headers={"X-Muster-Deadline": "20"}
             )
             assert answer.choices[0].message.content == "I am beta"
+            assert [each.id async for each in client.models.list()] == ["llama-3"]
+            assert (await client.models.retrieve("llama-3")).id == "llama-3"
             with pytest.raises(openai.NotFoundError) as unknown:
                 await client.chat.completions.create(model="gpt", messages=[message])
             assert "no model is called 'gpt' here; known: 'llama-3'" in str(unknown.value)
@@ -364,6 +366,8 @@ def test_the_openai_sdk_needs_only_a_base_url_and_a_key(tmp_path: Path) -> None:
         ) as client:
             with pytest.raises(openai.AuthenticationError):
                 await client.chat.completions.create(model="llama-3", messages=[message])
+            with pytest.raises(openai.AuthenticationError):
+                await client.models.list()
 
     with_gateway(tmp_path, test, toml=ROUTES + key("web", SECRET))
 

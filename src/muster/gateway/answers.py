@@ -38,7 +38,7 @@ from muster.errors import (
     QueueFull,
     QueueTimeout,
 )
-from muster.gateway.port import Refused, UnknownService
+from muster.gateway.port import Answer, Refused, Told, UnknownService
 
 RETRY_SECONDS = 1.0
 """A queue that was full may have room again, and a set that was empty may not be, in about this time."""
@@ -139,10 +139,9 @@ def not_understood(status: int, error: str) -> Refused:
     return Refused(status, HTTPStatus(status).name.lower(), error, lines=lines)
 
 
-def answer_bytes(answer: Refused, *, connection: bytes, is_head: bool = False) -> bytes:
+def answer_bytes(answer: Answer, *, connection: bytes, is_head: bool = False) -> bytes:
     """Return an answer as it is sent; ``connection`` is the line on the connection."""
-    said = {"message": answer.error, "type": "muster_gateway", "code": answer.reason}  # as OpenAI's clients read it
-    body = json.dumps({"error": said, "reason": answer.reason}).encode() + b"\n"
+    body = answer.body if isinstance(answer, Told) else _envelope(answer)
     again = answer.retry_after_seconds
     return b"".join(
         [
@@ -156,6 +155,11 @@ def answer_bytes(answer: Refused, *, connection: bytes, is_head: bool = False) -
             b"" if is_head else body,
         ]
     )
+
+
+def _envelope(answer: Refused) -> bytes:
+    said = {"message": answer.error, "type": "muster_gateway", "code": answer.reason}  # as OpenAI's clients read it
+    return json.dumps({"error": said, "reason": answer.reason}).encode() + b"\n"
 
 
 def _again(status: int, reason: str, error: str, seconds: float = RETRY_SECONDS) -> Refused:

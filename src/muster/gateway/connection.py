@@ -19,7 +19,7 @@ from typing import cast
 
 from muster.gateway import answers
 from muster.gateway.forward import Forward
-from muster.gateway.port import Decision, NeedsBody, Passage, Record, Refused
+from muster.gateway.port import Answer, Decision, NeedsBody, Passage, Record, Refused
 from muster.gateway.shared import Shared
 from muster.gateway.sockets import bound_untaken, break_off, has_gone, keep_alive
 from muster.gateway.upload import Upload
@@ -415,7 +415,7 @@ class Connection(asyncio.Protocol):
         assert record is not None
         assert not isinstance(decision, NeedsBody)
         record.service, record.key = decision.service, decision.key
-        if isinstance(decision, Refused):
+        if not isinstance(decision, Passage):
             self._refuse(decision)
             return
         record.tenant = decision.options.ask.tenant
@@ -434,7 +434,7 @@ class Connection(asyncio.Protocol):
         if not self._upload.is_complete:
             self._expect_within(self._shared.hall.limits.body_seconds)
 
-    def _refuse(self, answer: Refused) -> None:
+    def _refuse(self, answer: Answer) -> None:
         """Answer a request that was not let in."""
         assert self._record is not None
         self._record.bytes_in = self._upload.size_bytes
@@ -458,7 +458,7 @@ class Connection(asyncio.Protocol):
 
     # Answers of our own.
 
-    def _say(self, answer: Refused) -> None:
+    def _say(self, answer: Answer) -> None:
         """Answer, and go on to the next request if what is left of this one is little."""
         head, body = self._head, self._upload.reader
         is_short = body is None or (isinstance(body, LengthReader) and body.left <= _MOST_DISCARDED_BYTES)

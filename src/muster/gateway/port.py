@@ -10,7 +10,7 @@ All of it is of one event loop.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from muster.balancer.options import Options
 from muster.balancer.waiting import Gate
@@ -54,6 +54,19 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """One question that the gateway answers itself, by JSON. ``reason`` says which, for the log and the metrics."""
+
+    reason: str
+    body: bytes
+    key: str = ""
+    service: ClassVar[str] = ""
+    status: ClassVar[int] = 200
+    retry_after_seconds: ClassVar[float | None] = None
+    lines: ClassVar[bytes] = b""
+
+
+@dataclass(frozen=True, slots=True)
 class NeedsBody:
     """The body decides: hold up to ``most_bytes`` of it and ask again with it. More is ``refused`` (413)."""
 
@@ -61,7 +74,8 @@ class NeedsBody:
     refused: Refused
 
 
-Decision = Passage | Refused | NeedsBody
+Answer = Refused | Told
+Decision = Passage | Answer | NeedsBody
 
 
 class UnknownService(NoEndpoints):

@@ -3,8 +3,8 @@
 In: a head. Out: a ``Decision``, at once. The order is that of what is worth knowing: without a key nobody learns which
 services there are, and nothing is counted before everything else is right, so that there is nothing to take back.
 
-    fields ▸ key (401) ▸ route (400, 404, or the body first) ▸ may it (403) ▸ options (400, 403) ▸ gate (404, 503)
-           ▸ limits of the key (429) ▸ in
+    fields ▸ key (401) ▸ route (400, 404, the body first, or which models there are) ▸ may it (403)
+           ▸ options (400, 403) ▸ gate (404, 503) ▸ limits of the key (429) ▸ in
 
 One object for one configuration: a reload makes another one. The gates (``services.py``) and what keys have used
 (``ledger.py``) stay.
@@ -20,6 +20,7 @@ from muster.errors import InvalidAsk
 from muster.gateway.config import GatewayConfig, KeyTable, RouteTable
 from muster.gateway.keys import API_KEY, AUTHORIZATION, Key, Keyring
 from muster.gateway.ledger import Ledger
+from muster.gateway.models import Models, told
 from muster.gateway.port import Decision, NeedsBody, Passage, Refused
 from muster.gateway.routing import NoRoute, Rule, Table, segments_of
 from muster.gateway.services import Services
@@ -74,6 +75,8 @@ class GatewayReception:
         found = self._table.find(head, fields.value, body)
         if found == "needs body":
             return self._needs_body
+        if isinstance(found, Models):
+            return told(found, caller.key)
         name = caller.key.name if caller.key is not None else ""
         if isinstance(found, NoRoute):
             return Refused(found.status, found.reason, found.error, key=name)
@@ -152,7 +155,11 @@ def reception_of(
     }
     services.tells_names = all(key.services is None for key in config.key)  # else some may not know of others' services
     table = Table(
-        tuple(map(rule_of, config.route)), config.service, knows=services.knows, tells_names=services.tells_names
+        tuple(map(rule_of, config.route)),
+        config.service,
+        knows=services.knows,
+        names=lambda: services.names,
+        tells_names=services.tells_names,
     )
 
     def concurrency(name: str, port: int) -> int | None:

@@ -1,11 +1,12 @@
 """For which service a request is: ordered rules over what its head says, and over the model that its body names. Pure.
 
-In: a table of rules and a head. Out: a ``Match`` (service, port, the target that goes on), ``NEEDS_BODY``, or a
-``NoRoute`` with what to answer. The first rule that matches wins, in the order of the file: what is read is what
-happens, and nobody has to know which of two rules is the more special one.
+In: a table of rules and a head. Out: a ``Match`` (service, port, the target that goes on), ``NEEDS_BODY``, ``Models``
+to tell of, or a ``NoRoute`` with what to answer. The first rule that matches wins, in the order of the file: what is
+read is what happens, and nobody has to know which of two rules is the more special one.
 
 A rule without models is decided by the head. One with models waits for the body as soon as everything else of it
-matches; a request without a body passes it by.
+matches; a request without a body passes it by. One that asks for the models of this API, and that no rule catches, is
+told those that rules name, for its host and headers, anywhere on that API's path.
 
 Paths are compared segment by segment, decoded, so that ``/v1`` holds for ``/v1/x`` and not for ``/v10``. What a server
 behind us might read differently is dealt with before: ``.`` and ``..`` are resolved (encoded ones too) and go on
@@ -23,12 +24,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from muster.gateway.models import API, Models, asked_models
 from muster.http1.request_head import RequestHead
 
 MOST_NAME_CHARACTERS = 128
 _NAMES_SHOWN = 10
 _ADDRESS = re.compile(r"[0-9.]+|\[.*")
-_API: Final = "v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class NoRoute:
 
 
 NEEDS_BODY: Final = "needs body"
-Found = Match | NoRoute | Literal["needs body"]
+Found = Match | Models | NoRoute | Literal["needs body"]
 Fields = Callable[[str], str | None]
 
 
@@ -155,7 +156,8 @@ def segments_of(path: str) -> tuple[str, ...]:
 class Table:
     """The rules of a configuration; ``services`` are those that are named where there are no rules.
 
-    With neither, every service may be asked for by its name, and ``knows`` says which names a host may begin with.
+    With neither, every service may be asked for by its name; ``knows`` says which names a host may begin with, and
+    ``names`` returns them.
     Without ``tells_names`` no answer says which services or models there are.
     """
 
@@ -165,11 +167,13 @@ class Table:
         services: Sequence[str] = (),
         *,
         knows: Callable[[str], bool] = lambda _: False,
+        names: Callable[[], Collection[str]] = tuple,
         tells_names: bool = True,
     ) -> None:
         self._rules = rules
         self._services = services
         self._knows = knows
+        self._names = names
         self._models = tuple(sorted({model for rule in rules for model in rule.models}))
         self._tells_names = tells_names
         self._default = Rule("")
@@ -205,11 +209,26 @@ class Table:
                 model = model or _model(body)
                 if model not in rule.models:
                     continue
-            if rule.service != "*":
-                return Match(rule.service, path.without(rule.strip), rule)
-            if star and "." not in star and is_name(star):
-                return Match(star, path.without(rule.strip), rule)
-        return self._nowhere(model)
+            if (service := _service(rule, star)) is not None:
+                return Match(service, path.without(rule.strip), rule)
+        return self._named_models(head, path, host, fields) or self._nowhere(model)
+
+    def _named_models(self, head: RequestHead, path: Path, host: str, fields: Fields) -> Models | None:
+        """Return the models that the caller can ask for by rules."""
+        asked = asked_models(head.method, path.names)
+        if asked is None:
+            return None
+        base, wanted = asked
+        services: dict[str, str] = {}
+        for rule in self._rules:
+            star = _star(rule.host, host) if rule.host else ""
+            is_beside = any(one != other for one, other in zip(rule.path, base, strict=False))
+            if star is None or is_beside or not _has(rule.header, fields):
+                continue
+            if (service := _service(rule, star)) is not None:
+                for model in rule.models:
+                    services.setdefault(model, service)
+        return Models(services, wanted) if services else None
 
     def _nowhere(self, model: str | NoRoute | None) -> NoRoute:
         if model is None:
@@ -230,7 +249,7 @@ class Table:
         if dot and not _ADDRESS.fullmatch(host) and (label in services if services else self._knows(label)):
             return Match(label, path.target, self._default)
         first = path.names[0] if path.names else ""
-        if first == _API and first not in services:
+        if first == API and first not in services:
             return self._by_model(head, path, body)
         if not first:
             return NoRoute(404, "no_route", f"ask for {self._ways}")
@@ -246,6 +265,9 @@ class Table:
 
     def _by_model(self, head: RequestHead, path: Path, body: bytes | None) -> Found:
         if not head.has_body:
+            if (asked := asked_models(head.method, path.names)) is not None and asked[0] == (API,):
+                names = self._services or self._names()
+                return Models(dict(zip(names, names, strict=True)), asked[1])
             return NoRoute(
                 404, "no_route", f"below /v1/ the model of a body says which service; or ask for {self._ways}"
             )
@@ -301,6 +323,13 @@ def _host(authority: bytes) -> str:
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0].removesuffix(".")
+
+
+def _service(rule: Rule, star: str) -> str | None:
+    """Return the service that a rule names for this host."""
+    if rule.service != "*":
+        return rule.service
+    return star if "." not in star and is_name(star) else None
 
 
 def _star(pattern: str, host: str) -> str | None:

@@ -192,7 +192,7 @@ def test_a_body_without_a_model_is_told_what_it_lacks(body: bytes) -> None:
 def test_without_a_body_a_rule_with_models_is_passed_by() -> None:
     table = Table([rule("llama", "/v1", models=frozenset({"llama-3"})), rule("rest", "/v1")])
     assert service_of(table, head("/v1/models")) == "rest"
-    assert refusal(find(MODELS, head("/v1/models"))).status == 404
+    assert refusal(find(MODELS, head("/v1/files"))).status == 404
 
 
 def test_a_rule_before_those_with_models_does_not_wait_for_the_body() -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from muster.gateway import connection
-from muster.gateway.port import Limits, NeedsBody, Refused
+from muster.gateway.port import Limits, NeedsBody, Refused, Told
 from muster.http1.request_head import RequestHead
 from tests.unit.gateway.data_plane.ground import a_set, chunked_body, client_of, run, world
 from tests.unit.ingress.http.ground import GET, OK, Backend, Client, answers, answers_ok, until, value
@@ -231,6 +231,24 @@ def test_a_refusal_of_the_reception_is_an_answer_with_a_reason() -> None:
             assert [(each.status, each.reason, each.key) for each in gateway.records] == [
                 (429, "too_many", "alice")
             ] * 2
+
+    run(main())
+
+
+def test_what_the_reception_tells_is_an_answer_and_the_connection_goes_on() -> None:
+    async def main() -> None:
+        told = Told("models", b'{"object": "list"}', key="alice")
+        async with world(answers_ok, rule=lambda head, body: told) as ((backend,), gateway):
+            async with client_of(gateway) as client:
+                await client.say(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert value(await client.head(), b"content-length") == b"18"
+                await client.say(GET)
+                head, text = await client.answer()
+                assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+                assert value(head, b"content-type") == b"application/json"
+                assert text == told.body
+            assert backend.connections == 0
+            assert [(each.status, each.reason, each.key) for each in gateway.records] == [(200, "models", "alice")] * 2
 
     run(main())
 
