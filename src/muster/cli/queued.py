@@ -98,7 +98,8 @@ def _look(where: Where) -> Queue:
 
 def _find(asked: Asked) -> Where:
     """Find the broker. Raises ``NotFound`` where there is none, and ``SetupError`` where there is no token for it."""
-    key = ServiceKey(asked.account, asked.service, asked.port)
+    # A broker alone takes the account to be the one whose token it is given.
+    key = ServiceKey(asked.account if asked.registry else "", asked.service, asked.port)
     if asked.registry or asked.broker:
         token = _own_token(asked)
         present = asyncio.run(_published(asked.registry, key)) if asked.registry else None
@@ -133,6 +134,8 @@ def _own_token(asked: Asked) -> str:
         try:
             return resolve(os.environ, home=asked.home)[1]
         except SetupError:
+            if asked.broker and all(each.startswith("unix:") for each in addresses(asked.broker)):
+                return ""  # that of a gateway, say, which asks for none
             raise SetupError("no token for the broker: set MUSTER_TOKEN or use --token-file") from None
     return resolve(os.environ, token_file=asked.token_file)[1]
 

@@ -36,7 +36,7 @@ from muster.gateway.access_log import AccessLog
 from muster.gateway.config import OFF, Bind, GatewayConfig, RouteTable, load
 from muster.gateway.ledger import Ledger, Slots
 from muster.model.url import shown
-from muster.processes.gateway_broker import OwnBroker, is_needed, own_broker
+from muster.processes.gateway_broker import is_needed, own_broker
 from muster.processes.gateway_channel import Message
 from muster.processes.gateway_children import Children
 from muster.processes.gateway_sockets import listen, listen_alone
@@ -110,10 +110,11 @@ async def serve(asked: Asked) -> None:
         if config.status_bind is not None:
             status = stack.enter_context(listen_alone(config.status_bind, "--status"))
         try:
-            own = None
+            url = None
             if is_needed(config, asked.token, count):
-                own = await stack.enter_async_context(own_broker(config))
-            await Gateway(asked, config, places, sockets, ledger, certificate=certificate, own=own).run(status)
+                url = await stack.enter_async_context(own_broker(config))
+            gateway = Gateway(asked, config, places, sockets, ledger, certificate=certificate, own_broker_url=url)
+            await gateway.run(status)
         except ExceptionGroup as failed:
             raise _first(failed) from None
 
@@ -130,10 +131,10 @@ class Gateway:
         ledger: Ledger,
         *,
         certificate: str = "",
-        own: OwnBroker | None = None,
+        own_broker_url: str | None = None,
     ) -> None:
         self._asked = asked
-        self._own = own
+        self._own_broker_url = own_broker_url
         self._config = config
         self._certificate = certificate
         self._places = places
@@ -179,14 +180,14 @@ class Gateway:
         return {
             "config": self._told(self._config),
             "slots": self._assigned,
-            "token": self._asked.token if self._own is None else self._own.token,
+            "token": self._asked.token,
             "certificate": self._certificate,
         }
 
     def _told(self, config: GatewayConfig) -> dict[str, Any]:
         """Return what workers are told of the configuration: also where their own broker is."""
         told: dict[str, Any] = config.model_dump(mode="json")
-        return told if self._own is None else told | {"broker": self._own.url}
+        return told if self._own_broker_url is None else told | {"broker": self._own_broker_url}
 
     async def _announce(self) -> None:
         await self._children.all_ready.wait()
@@ -197,6 +198,8 @@ class Gateway:
         count = self._children.count
         _log.info("the gateway is ready at %s (%d process%s%s)", where, count, "" if count == 1 else "es", told)
         _log.info("%s", described(config))
+        if self._own_broker_url is not None:
+            _log.info("its processes share a queue: muster queue show SERVICE --broker %s", self._own_broker_url)
         if config.is_open_to_others and config.tls is None:
             _log.warning("others reach it, and without [tls] keys and requests can be read on their way")
 

@@ -1,27 +1,25 @@
 """The broker that a gateway has of its own, so that its workers, one for each core, wait in one queue.
 
-It runs in the parent, where nothing else is busy, behind a Unix socket in a folder that only this user can enter; the
-token is drawn for this life and handed to workers as everything else is. It is used where nobody named another broker:
-several gateways, or a gateway and SDK clients, share one of their own (``--broker``, or the set's with a token).
+It runs in the parent, where nothing else is busy, behind a Unix socket in a folder that only this user can enter. Who
+gets there may use it and is asked for no token: the workers, and ``muster queue show SERVICE --broker unix:///…``. It
+is used where nobody named another broker: several gateways, or a gateway and SDK clients, share one of their own
+(``--broker``, or the set's with a token).
 """
 
 import asyncio
 import contextlib
 import os
-import secrets
 import shutil
 import socket
 import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from muster.broker.address import Address
 from muster.broker.server import Broker
 from muster.broker.services import Services
-from muster.broker.tokens import shared_token
 from muster.clock import SystemClock
 from muster.gateway.config import GatewayConfig
 from muster.model.ids import random_hex
@@ -34,33 +32,27 @@ _LONGEST_PLACE = 70
 """Of the 107 bytes that the name of a Unix socket may have, less what comes behind it."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnBroker:
-    """Where it is, and what it asks of workers."""
-
-    url: str
-    token: str = field(repr=False)
-
-
 def is_needed(config: GatewayConfig, token: str, processes: int) -> bool:
     """Whether workers would each have a queue of their own without it."""
     return processes > 1 and config.broker is None and not token
 
 
 @contextlib.asynccontextmanager
-async def own_broker(config: GatewayConfig) -> AsyncIterator[OwnBroker]:
-    """Run one."""
+async def own_broker(config: GatewayConfig) -> AsyncIterator[str]:
+    """Run one, and say where it is."""
+
+    async def whoever(token: str) -> str:  # noqa: ARG001 the folder has let them in
+        return config.account
+
     registry = open_registry(config.registry_url)
     folder = _folder()
     try:
         where = f"registry {shown(config.registry_url)}"
         services = Services(registry, SystemClock(), where=where, broker=random_hex(8), settle_seconds=0.0)
-        token = secrets.token_urlsafe(32)
-        broker = Broker(services, shared_token(token, config.account))
+        broker = Broker(services, whoever)
         running = asyncio.create_task(broker.run(), name="own broker")
         try:
-            address = await broker.listen(Address("unix", path=str(folder / _SOCKET)))
-            yield OwnBroker(address.url, token)
+            yield (await broker.listen(Address("unix", path=str(folder / _SOCKET)))).url
         finally:
             running.cancel()
             await asyncio.wait([running])
