@@ -179,7 +179,7 @@ class Call:
             self.started_at = min(self.started_at, self.world.now)
             report = LoadReport(len(machine.running), machine.limit, {"vram_mb": 10.0} if self.sends == 1 else {})
             self.client.later(0.001, partial(self._heard, lease, report))
-            self.world.after(self.seconds * machine.slowness, partial(self._done, lease))
+            self.world.after(machine.takes(self.seconds), partial(self._done, lease))
 
     def _heard(self, lease: Lease, report: LoadReport) -> None:
         if self.lease is lease:

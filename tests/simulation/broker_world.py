@@ -88,29 +88,39 @@ class World:
 
 
 class Machine:
-    """A replica behind its ingress."""
+    """A replica behind its ingress. One that declares no limit refuses nobody: who finds no slot waits inside."""
 
-    def __init__(self, world: World, name: str, limit: int, slowness: float) -> None:
+    def __init__(self, world: World, name: str, limit: int, slowness: float, *, is_declared: bool = True) -> None:
         self.world = world
         self.name = name
         self.full = self.limit = self.told = limit
         self.slowness = slowness
+        self.is_declared = is_declared
+        self._free_at = [0.0] * limit
         self.is_listed = self.is_alive = True
         self.running: dict[object, None] = {}
         self.most = 0
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(self.name, f"http://{self.name}", concurrency=self.told)
+        return Endpoint(self.name, f"http://{self.name}", concurrency=self.told if self.is_declared else None)
 
     def start(self, request: object) -> bool:
         """Begin, unless it is full."""
-        if len(self.running) >= self.limit:
+        if self.is_declared and len(self.running) >= self.limit:
             self.world.met["full"] += 1
             return False
         self.running[request] = None
         self.most = max(self.most, len(self.running))
         return True
+
+    def takes(self, seconds: float) -> float:
+        """Return when a request that begins now will be answered, from now on."""
+        if self.is_declared:
+            return seconds * self.slowness
+        ends_at = max(self.world.now, self._free_at[0]) + seconds * self.slowness
+        heapq.heapreplace(self._free_at, ends_at)
+        return ends_at - self.world.now
 
 
 class Host(abc.ABC):

@@ -311,7 +311,6 @@ def test_whatever_becomes_of_brokers_and_clients_requests_end_and_nothing_is_lef
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", [3, 4])
 def test_after_a_hundred_thousand_operations_in_foul_weather_nothing_is_left(seed: int) -> None:
     run_foul(seed, 100_000)
@@ -320,11 +319,11 @@ def test_after_a_hundred_thousand_operations_in_foul_weather_nothing_is_left(see
 # ── one thing at a time ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def small_world(limits: dict[str, int], clients: int) -> tuple[World, list[Client]]:
+def small_world(limits: dict[str, int], clients: int, *, is_declared: bool = True) -> tuple[World, list[Client]]:
     """A world without troubles, whose clients are all attached."""
     world = World(1, Weather(slow_seconds=0.003))
     for name, limit in limits.items():
-        world.machines[name] = Machine(world, name, limit, 1.0)
+        world.machines[name] = Machine(world, name, limit, 1.0, is_declared=is_declared)
     world.publish()
     world.brokers[0].serve()
     found = [Client(world, f"c{number}") for number in range(clients)]
@@ -414,3 +413,26 @@ def test_a_grant_that_came_while_its_client_was_paused_is_not_used() -> None:
     assert first.started_at < third.started_at < second.started_at
     assert third.started_at < 4.1 + 2.1
     assert (world.met["full"], second.sends, world.met["silent"]) == (0, 1, 0)
+
+
+def answered_between(world: World, moment: float, until: float) -> int:
+    world.run_until(moment)
+    before = world.met["answered"]
+    world.run_until(until)
+    return world.met["answered"] - before
+
+
+def test_what_a_broker_found_that_a_replica_takes_at_once_outlives_it() -> None:
+    """Its clients go on with it, and so does the next broker, which has it from them."""
+    world, clients = small_world({"r": 8}, 2, is_declared=False)
+    for number in range(32 * 30):  # 32 a second; the replica answers 40
+        client = clients[number % 2]
+        world.after(number / 32, lambda client=client: client.do(lambda: client.call(seconds=0.2)))  # type: ignore[misc]
+    assert answered_between(world, 18.0, 20.0) == pytest.approx(64, abs=4)
+    assert [each.core.statistics(each.monotonic()).replicas[0].limit for each in clients] == [8, 8]
+    world.brokers[0].kill()
+    assert answered_between(world, 20.0, 23.0) == pytest.approx(96, abs=4)
+    world.brokers[0].serve()
+    assert answered_between(world, 24.0, 27.0) == pytest.approx(96, abs=4)
+    assert are_all_up(clients)
+    assert world.machines["r"].most <= 16, "each client alone may have as many there as the broker had"

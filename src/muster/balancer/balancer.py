@@ -198,6 +198,14 @@ class Balancer:
         ticket.demands = self._learning.demand.complete(ask.demands, ask.features)
         return self._lend(ticket, replica, now, granted_at=now - seconds)
 
+    def found_limit(self, lease: Lease) -> int | None:
+        """Return how many were found to be good at once for replicas of its kind, ``None`` where that is given."""
+        return self._learning.found_limit(lease.replica)
+
+    def follow_limit(self, lease: Lease, limit: int, now: float, *, is_hint: bool = False) -> None:
+        """Take over how many somebody else has found to be good; a hint only where that is more than a start."""
+        self._learning.follow(lease.replica, limit, now, self._eligible.serving, is_hint=is_hint)
+
     def hand_over(self) -> list[Ticket]:
         """Empty the queue, for somebody else who chooses from now on; oldest first."""
         tickets = list(self._queue)

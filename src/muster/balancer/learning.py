@@ -79,12 +79,29 @@ class Learning:
 
     def limit_of(self, replica: Replica) -> int:
         """Return the declared concurrency, else the caller's default, else what was learned; at least 1."""
-        declared = replica.endpoint.concurrency
-        if declared is None:
-            declared = self._default
-        if declared is not None:
-            return max(1, declared)
-        return self._limits.setdefault(replica.gpu, AdaptiveLimit()).value
+        given = self._given_limit(replica)
+        return self._sought_limit(replica).value if given is None else max(1, given)
+
+    def found_limit(self, replica: Replica) -> int | None:
+        """Return what was found for replicas of its kind, ``None`` where a limit is given."""
+        return self._sought_limit(replica).found if self._given_limit(replica) is None else None
+
+    def follow(
+        self, replica: Replica, limit: int, now: float, serving: Iterable[Replica], *, is_hint: bool = False
+    ) -> None:
+        """Take over what somebody else has found for replicas of its kind; a hint only where that is more than a start.
+
+        Where a limit is given, that one holds.
+        """
+        if self._given_limit(replica) is not None:
+            return
+        sought = self._sought_limit(replica)
+        if is_hint and not (sought.is_open and limit > sought.found):
+            return
+        before = sought.value
+        sought.follow(limit, now)
+        if sought.value != before:
+            self._renew_limits(serving)
 
     def score(self, replica: Replica) -> None:
         """Compute it anew, after the load or the speed changed."""
@@ -115,16 +132,29 @@ class Learning:
         replica.answered_at = now
         replica.answers += 1
         replica.slowness = self.slowness(replica)
-        if replica.endpoint.concurrency is None and self._default is None:
-            limit = self._limits.setdefault(replica.gpu, AdaptiveLimit())
+        if self._given_limit(replica) is None:
+            limit = self._sought_limit(replica)
             before = limit.value
             limit.observe(in_flight, ratio, lease.is_wanted, now, lease.granted_at)
             if limit.value != before:
-                for each in serving:
-                    each.limit = self.limit_of(each)
-                    self.score(each)
+                self._renew_limits(serving)
         if self.answered % LOOKED_AT_EVERY == 0:
             self._crowding = max(LEAST_CROWDING, self.cost.crowding)
             for each in serving:
                 each.slowness = self.slowness(each)
                 self.score(each)
+
+    def _given_limit(self, replica: Replica) -> int | None:
+        declared = replica.endpoint.concurrency
+        return self._default if declared is None else declared
+
+    def _sought_limit(self, replica: Replica) -> AdaptiveLimit:
+        found = self._limits.get(replica.gpu)
+        if found is None:
+            found = self._limits[replica.gpu] = AdaptiveLimit()
+        return found
+
+    def _renew_limits(self, serving: Iterable[Replica]) -> None:
+        for each in serving:
+            each.limit = self.limit_of(each)
+            self.score(each)

@@ -28,6 +28,8 @@ The first trials double the limit; when one has failed, upward steps are by the 
 After a trial that changed nothing there is a rest, longer every time, and the next trial goes in the other direction,
 to half: so a knee that moved is found again, at once where requests get clearly slower or faster in a rest. Nothing is
 tried and nothing grows while nobody waits for a slot.
+
+Who lets somebody else choose sees only a part of this, and is told what that one has found (``follow``).
 """
 
 import math
@@ -126,6 +128,32 @@ class AdaptiveLimit:
                 self._set(trial.next_block(now), now)
             else:
                 self._decide(trial, verdict, now)
+
+    @property
+    def found(self) -> int:
+        """What is known to be good: the value, apart from what a trial tries."""
+        return self._base
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is known to be only a beginning."""
+        return self._opening is not None
+
+    def follow(self, limit: int, now: float) -> None:
+        """Take over what somebody else has found, and go on from there when that one says no more.
+
+        What is less than an opening reaches opens on; more is held for as long as after an opening.
+        """
+        limit = max(1, min(limit, HIGHEST))
+        if limit != self._base:
+            self._base = limit
+            self._calm, self._recent = Sums(), Sums()
+        self._set(limit, now)
+        self._trial = None
+        self._rest = OPENED_REST
+        self._opening = None if limit >= OPEN_UP_TO else self._opening or Opening()
+        if self._opening is not None:
+            self._opening.next_step()
 
     def describe(self) -> LimitStatistics:
         """Return its state for people."""

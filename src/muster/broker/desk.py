@@ -26,7 +26,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from muster.balancer.ask import Ask
 from muster.balancer.balancer import Balancer
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.report import LoadReport
@@ -41,6 +40,7 @@ from muster.broker.messages import (
     START_SECONDS,
     Bye,
     Grant,
+    Held,
     Hello,
     Message,
     Welcome,
@@ -48,7 +48,7 @@ from muster.broker.messages import (
 from muster.broker.queue_view import evicted, meant, queue
 from muster.broker.visit import Asked, Given, Visit, Visitor
 from muster.errors import BalancerError, InvalidAsk, QueueFull
-from muster.model.endpoint import Endpoint, EndpointSet
+from muster.model.endpoint import EndpointSet
 
 MOST_UNSTARTED = 8
 """Grants in a row that a client which talks does not start: each kept a slot idle for two seconds. Then it has to go.
@@ -296,7 +296,7 @@ class Desk:
             return
         late = visit.late.pop(ask_id, None) or visit.later.pop(ask_id, None)
         if late is not None:
-            self._take_in(visit, ask_id, late.lease.endpoint, late.ask)
+            self._take_in(visit, Held(ask_id, late.lease.endpoint, late.ask))
 
     def _report(self, visit: Visit, said: messages.Report) -> None:
         given = visit.given.get(said.id)
@@ -337,7 +337,7 @@ class Desk:
                 raise BadFrame(f"hold: {held.id} is in use")
             if len(visit.given) >= MOST_HELD:
                 raise BadFrame(f"hold: more than {MOST_HELD} leases")
-            self._take_in(visit, held.id, held.endpoint, held.ask, held.seconds)
+            self._take_in(visit, held)
 
     # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -363,19 +363,25 @@ class Desk:
             if len(visit.told) >= MOST_TOLD and endpoint.id not in visit.told:
                 visit.told.clear()
             visit.told[endpoint.id] = endpoint
-        visit.visitor.send(
-            messages.grant(
-                Grant(asked.id, endpoint.id, now, None if is_known else endpoint, is_told=lease.health.failures > 0)
-            )
+        said = Grant(
+            asked.id,
+            endpoint.id,
+            now,
+            None if is_known else endpoint,
+            limit=self._core.found_limit(lease),
+            is_told=lease.health.failures > 0,
         )
+        visit.visitor.send(messages.grant(said))
 
-    def _take_in(self, visit: Visit, ask_id: int, endpoint: Endpoint, ask: Ask, seconds: float = 0.0) -> None:
+    def _take_in(self, visit: Visit, held: Held) -> None:
         now = self._monotonic()
         try:
-            lease = self._core.adopt(endpoint, ask, now, asked_at=now - seconds, seconds=seconds)
+            lease = self._core.adopt(held.endpoint, held.ask, now, asked_at=now - held.seconds, seconds=held.seconds)
         except BalancerError:
             return  # closing
-        visit.given[ask_id] = Given(visit, ask_id, lease, ask, is_started=True)
+        if held.limit is not None:
+            self._core.follow_limit(lease, held.limit, now, is_hint=True)
+        visit.given[held.id] = Given(visit, held.id, lease, held.ask, is_started=True)
 
     def _take_back(self, given: Given, given_at: float, now: float) -> None:
         self._end(given, Outcome.FAILED, now)

@@ -61,6 +61,11 @@ def read_count(message: Message, name: str) -> int:
     return value
 
 
+def read_limit(message: Message) -> int | None:
+    """Read how many may be at a replica at once, ``None`` if that is not told. Raises ``BadFrame``."""
+    return None if message.get("limit") is None else read_count(message, "limit")
+
+
 def read_seconds(message: Message, name: str, default: float | None = None) -> float:
     """Read a number of seconds, of either sign. Raises ``BadFrame``."""
     value = message.get(name, default)

@@ -12,6 +12,7 @@ from muster.broker.protocol import (
     Message,
     read_count,
     read_endpoint,
+    read_limit,
     read_seconds,
     read_text,
 )
@@ -42,13 +43,15 @@ class Welcome:
 class Grant:
     """A slot. ``endpoint`` is told once on a connection, afterwards ``replica`` (its id) stands for it.
 
-    ``time`` is when it was given; ``is_told`` asks for ``heard``, since others have failed there.
+    ``time`` is when it was given; ``limit`` is how many the broker has found to be good there at once, where the
+    replica declares no concurrency; ``is_told`` asks for ``heard``, since others have failed there.
     """
 
     id: int
     replica: str
     time: float
     endpoint: Endpoint | None = None
+    limit: int | None = None
     is_told: bool = False
 
 
@@ -78,6 +81,8 @@ def grant(given: Grant) -> Message:
     message: Message = {"type": "grant", "id": given.id, "replica": given.replica, "time": given.time}
     if given.endpoint is not None:
         message["endpoint"] = endpoint_to_wire(given.endpoint)
+    if given.limit is not None:
+        message["limit"] = given.limit
     if given.is_told:
         message["tell"] = True
     return message
@@ -129,6 +134,7 @@ def read_grant(message: Message) -> Grant:
         replica=read_text(message, "replica"),
         time=read_seconds(message, "time"),
         endpoint=None if endpoint is None else read_endpoint(endpoint),
+        limit=read_limit(message),
         is_told=message.get("tell") is True,
     )
 

@@ -17,6 +17,7 @@ from muster.broker.protocol import (
     read_count,
     read_endpoint,
     read_lasted,
+    read_limit,
     read_seconds,
     read_text,
     shown,
@@ -29,13 +30,15 @@ from muster.model.endpoint import Endpoint, ServiceKey, endpoint_to_wire
 class Held:
     """A lease that a client has from elsewhere: from before, from another broker, or given by itself.
 
-    ``seconds`` is since when.
+    ``seconds`` is since when; ``limit`` is how many the client has found to be good there at once, where the replica
+    declares no concurrency.
     """
 
     id: int
     endpoint: Endpoint
     ask: Ask
     seconds: float = 0.0
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +92,7 @@ def hello(asked: Hello) -> Message:
 
 def hold(held: Iterable[Held]) -> Message:
     """Tell of leases that the broker did not give: they take slots, whatever it thinks of that."""
-    leases = [
-        {"id": each.id, "seconds": each.seconds, "endpoint": endpoint_to_wire(each.endpoint)} | _said(each.ask, 0.0)
-        for each in held
-    ]
-    return {"type": "hold", "leases": leases}
+    return {"type": "hold", "leases": [_held_value(each) for each in held]}
 
 
 def ask(wanted: Wanted, now: float) -> Message:
@@ -240,6 +239,13 @@ def _read_said(message: Message, now: float) -> Ask:
     return ask_from(message, now)
 
 
+def _held_value(held: Held) -> Message:
+    value: Message = {"id": held.id, "seconds": held.seconds, "endpoint": endpoint_to_wire(held.endpoint)}
+    if held.limit is not None:
+        value["limit"] = held.limit
+    return value | _said(held.ask, 0.0)
+
+
 def _held(value: Any) -> Held:
     if not isinstance(value, dict):
         raise BadFrame("hold: a lease is no object")
@@ -252,4 +258,5 @@ def _held(value: Any) -> Held:
         endpoint=read_endpoint(value.get("endpoint")),
         ask=said,
         seconds=read_lasted(value, "seconds"),
+        limit=read_limit(value),
     )

@@ -305,7 +305,8 @@ class Seat:
                 self._given[number], self._given_as[lease] = lease, number
                 is_short = sum(map(_most_bytes, lease.features or ())) <= MOST_HELD_BYTES
                 said = Ask(features=lease.features if is_short else None, demands=lease.taken)
-                held.append(Held(number, lease.endpoint, said, now - lease.granted_at))
+                limit = self._core.found_limit(lease)
+                held.append(Held(number, lease.endpoint, said, now - lease.granted_at, limit))
         for some in _batches(held):
             self._send(messages.hold(some))
 
@@ -328,6 +329,8 @@ class Seat:
             self._send(messages.report(grant.id, Outcome.FAILED))
             ticket.error = error
         else:
+            if grant.limit is not None:
+                self._core.follow_limit(lease, grant.limit, now)
             lease.is_told = grant.is_told
             ticket.lease = lease
             self._given[grant.id], self._given_as[lease] = lease, grant.id

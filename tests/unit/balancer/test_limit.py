@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from muster.balancer.limit import HIGHEST, AdaptiveLimit
+from muster.balancer.limit import HIGHEST, OPENED_REST, AdaptiveLimit
 from muster.balancer.trial import Noise, Sums
 
 
@@ -105,6 +105,62 @@ class TestAdaptive:
         assert limit.describe().levels[0].answers == 0
         limit.observe(1, 1.0, True, now + 1.0, granted_at=now + 0.5)
         assert limit.describe().levels[0].answers == 1
+
+
+class TestFollowed:
+    """Somebody else chooses, and says what he has found."""
+
+    @pytest.mark.parametrize("is_new", [True, False])
+    def test_it_is_what_is_told_as_long_as_that_is_told(self, is_new: bool) -> None:
+        limit = AdaptiveLimit()
+        answer(limit, 0 if is_new else 500)
+        for told in (32, 2, 5, 1, 8):
+            for _ in range(OPENED_REST):
+                limit.follow(told, 0.0)
+                answer(limit, 1, is_wanted=False)
+                assert limit.value == limit.found == told
+
+    def test_what_an_opening_reaches_it_goes_on_to_open(self) -> None:
+        limit = AdaptiveLimit()
+        answer(limit, 100, is_wanted=False)
+        limit.follow(4, 0.0)
+        answer(limit, 7)
+        assert limit.value == 4
+        answer(limit, 1)
+        assert limit.value == 8
+        assert limit.is_open
+
+    def test_one_that_had_opened_opens_again_where_less_is_told(self) -> None:
+        limit = AdaptiveLimit()
+        answer(limit, 500)
+        limit.follow(2, 0.0)
+        answer(limit, 8)
+        assert (limit.value, limit.is_open) == (4, True)
+
+    def test_more_than_that_it_holds_for_a_while_and_then_tries(self) -> None:
+        limit = AdaptiveLimit()
+        limit.follow(32, 0.0)
+        assert not limit.is_open
+        for _ in range(OPENED_REST - 1):
+            answer(limit, 1)
+            assert limit.value == 32
+        answer(limit, 200)
+        assert limit.value > 32
+
+    def test_a_trial_of_its_own_is_over(self) -> None:
+        limit = AdaptiveLimit(opens=False)
+        while limit.value == 1:
+            answer(limit, 1)
+        assert limit.found == 1, "a trial has found nothing yet"
+        limit.follow(16, 0.0)
+        assert (limit.value, limit.found) == (16, 16)
+        assert limit.describe().doing.startswith("rests")
+
+    @pytest.mark.parametrize(("told", "held"), [(0, 1), (10**18, HIGHEST)])
+    def test_nonsense_is_bounded(self, told: int, held: int) -> None:
+        limit = AdaptiveLimit()
+        limit.follow(told, 0.0)
+        assert limit.value == held
 
 
 class TestNoise:

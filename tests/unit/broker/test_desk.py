@@ -19,6 +19,7 @@ from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 HELLO = Hello(ServiceKey("account", "s"), "token", "client")
 PUBLISHED_AT = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
 R1 = Endpoint("r1", "http://r1", concurrency=1)
+UNDECLARED = Endpoint("r1", "http://r1")
 
 
 class Client:
@@ -499,6 +500,49 @@ def test_a_lease_of_a_replica_that_has_left_is_counted_and_then_forgotten() -> N
     assert [each.id for each in ground.core.statistics(ground.now).replicas] == ["r1", "r9"]
     client.says(messages.report(1, Outcome.OK))
     assert [each.id for each in ground.core.statistics(ground.now).replicas] == ["r1"]
+
+
+def holds_limit(number: int, limit: int, endpoint: Endpoint = UNDECLARED) -> Message:
+    return messages.hold([Held(number, endpoint, Ask(), limit=limit)])
+
+
+def test_a_grant_tells_what_was_found_where_a_replica_declares_none() -> None:
+    assert "limit" not in Ground().client().asks(1)[0]
+    ground = Ground(UNDECLARED)
+    client = ground.client()
+    running = [grant for number in range(100) for grant in client.asks(number, within=1000.0)]
+    told = []
+    while running:
+        told += [each["limit"] for each in running]
+        ground.now += 1.0
+        running = [grant for each in running for grant in client.says(messages.report(each["id"], Outcome.OK))]
+    assert len(told) == 100
+    assert sorted(set(told)) == [1, 2, 4, 8]
+
+
+def test_a_desk_that_knows_nothing_begins_with_what_its_clients_have_found() -> None:
+    ground = Ground(UNDECLARED, settle_seconds=1.0)
+    one, other = ground.client(), ground.client()
+    one.says(holds_limit(1, 4))
+    other.says(holds_limit(1, 16))
+    one.says(holds_limit(2, 8))
+    ground.wait(1.0)
+    assert other.asks(2)[0]["limit"] == 16
+
+
+def test_a_desk_that_has_found_a_limit_knows_better_than_who_comes() -> None:
+    ground = Ground(UNDECLARED)
+    client = ground.client()
+    client.says(holds_limit(1, 16))
+    client.says(holds_limit(2, 64))
+    assert client.asks(3)[0]["limit"] == 16
+
+
+def test_a_declared_limit_is_no_clients_to_tell() -> None:
+    ground = Ground()
+    client = ground.client()
+    client.says(holds_limit(1, 16, R1))
+    assert client.asks(2) == []
 
 
 def test_more_leases_than_one_connection_can_have_are_too_many() -> None:

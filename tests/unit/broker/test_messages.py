@@ -104,7 +104,7 @@ def test_leases_from_elsewhere_are_told_with_their_endpoints() -> None:
 
 def test_as_many_as_are_told_at_once_fit_into_a_frame() -> None:
     features = {f"{'f' * 30}{number}": 1 / 3 for number in range(16)}
-    held = [Held(2**53, ENDPOINT, Ask(features, {"vram_mb": 16000}), 1234.56789) for _ in range(HELD_PER_FRAME)]
+    held = [Held(2**53, ENDPOINT, Ask(features, {"vram_mb": 16000}), 1234.56789, 1024) for _ in range(HELD_PER_FRAME)]
     assert len(frame(messages.hold(held))) < MOST_BYTES
 
 
@@ -128,7 +128,7 @@ def test_the_short_ones() -> None:
 def test_what_a_broker_says() -> None:
     welcome = Welcome("b1", 5.5, 0.75, 2.0)
     assert messages.read_welcome(sent(messages.welcome(welcome))) == welcome
-    for grant in (Grant(7, "r1", 5.5, ENDPOINT, is_told=True), Grant(7, "r1", 5.5)):
+    for grant in (Grant(7, "r1", 5.5, ENDPOINT, limit=8, is_told=True), Grant(7, "r1", 5.5)):
         assert messages.read_grant(sent(messages.grant(grant))) == grant
     bye = Bye("standby", "another one serves", "tcp://b2:7690")
     assert messages.read_bye(sent(messages.bye(bye))) == bye
@@ -192,6 +192,7 @@ WRONG = [
     {"type": "hold", "leases": [{"id": 1, "endpoint": {"id": "r", "url": "u", "concurrency": 0}}]},
     {"type": "hold", "leases": [{"id": 1, "endpoint": {"id": "r", "url": "u", "started_at": 5}}]},
     {"type": "hold", "leases": [{"id": 1, "endpoint": {"id": "r", "url": "u"}, "features": 7}]},
+    {"type": "hold", "leases": [{"id": 1, "endpoint": {"id": "r", "url": "u"}, "limit": -1}]},
     {"type": "ask", "id": 1},
     {"type": "ask", "id": -1, "within": 1},
     {"type": "ask", "id": 2**63, "within": 1},
@@ -213,6 +214,8 @@ WRONG = [
     {"type": "welcome", "time": None},
     {"type": "grant", "id": 1, "replica": 7, "time": 1.0},
     {"type": "grant", "id": 1, "replica": "r", "time": 1.0, "endpoint": []},
+    {"type": "grant", "id": 1, "replica": "r", "time": 1.0, "limit": 1.5},
+    {"type": "grant", "id": 1, "replica": "r", "time": 1.0, "limit": True},
     {"type": "refuse", "id": 1},
     {"type": "bye"},
 ]

@@ -29,7 +29,8 @@ def test_what_a_client_says_is_read() -> None:
         assert messages.read_hello(hello).key.service == "digits"
     for hold in of("hold"):
         (held,) = messages.read_hold(hold)
-        assert (held.seconds, held.endpoint.concurrency, held.ask.features) == (1.5, 4, {"steps": 30})
+        assert (held.seconds, held.endpoint.concurrency, held.ask.features) == (1.5, None, {"steps": 30})
+        assert held.limit == 8
     for ask in of("ask"):
         said = messages.read_ask(ask, 100.0)
         assert (said.wait_seconds, said.ask.answer_by, said.ask.tenant) == (10, 112.5, "ann")
@@ -43,10 +44,10 @@ def test_what_a_client_says_is_read() -> None:
 def test_what_a_broker_says_is_read() -> None:
     for welcome in of("welcome"):
         assert messages.read_welcome(welcome).ready_seconds == 0.8
-    for grant in of("grant"):
-        found = messages.read_grant(grant)
-        assert found.endpoint is not None
-        assert (found.endpoint.id, found.is_told) == (found.replica, True)
+    first, later = (messages.read_grant(grant) for grant in of("grant"))
+    assert first.endpoint is not None
+    assert (first.endpoint.id, first.is_told, first.limit) == (first.replica, True, None)
+    assert (later.endpoint, later.limit) == (None, 8)
     for refuse in of("refuse"):
         assert messages.read_refuse(refuse, "x")[0] == 7
     assert [messages.read_pulse(each) for each in of("heartbeat") if "time" in each] == [81237.0]

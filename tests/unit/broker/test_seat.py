@@ -32,6 +32,7 @@ from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 
 PUBLISHED_AT = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
 R1 = Endpoint("r1", "http://r1", concurrency=1)
+UNDECLARED = Endpoint("r1", "http://r1")
 AHEAD = 5000.0
 """The broker's clock is ahead of the client's by so much."""
 
@@ -39,9 +40,9 @@ AHEAD = 5000.0
 class Ground:
     """Everything that a client has, and what it said to its broker since somebody last looked."""
 
-    def __init__(self, *endpoints: Endpoint, capacity: int = 100) -> None:
+    def __init__(self, *endpoints: Endpoint, capacity: int = 100, concurrency: int | None = None) -> None:
         self.now = 100.0
-        self.core = Balancer("s", random.Random(1), queue_capacity=capacity)
+        self.core = Balancer("s", random.Random(1), queue_capacity=capacity, concurrency=concurrency)
         self.core.update(EndpointSet(1, 1, endpoints or (R1,), PUBLISHED_AT), self.now)
         self.gate = Gate(self.core, monotonic=lambda: self.now)
         self.seat = Seat(self.core, ServiceKey("account", "s"), "token", "client")
@@ -385,6 +386,44 @@ def test_what_was_told_is_forgotten_when_the_broker_forgets_it() -> None:
     for number in range(1, MOST_TOLD + 2):
         ground.grants(10**6, endpoint=Endpoint(f"r{number}", "http://r"))
     assert list(ground.seat._known) == [f"r{MOST_TOLD + 1}"]
+
+
+def test_what_the_broker_found_a_replica_to_take_at_once_is_the_limit_here_when_it_is_lost() -> None:
+    ground = Ground(UNDECLARED).up()
+    for number, limit in enumerate((4, 1, 3), start=1):
+        ticket = ground.ask()
+        ground.says(messages.grant(Grant(number, "r1", ground.time, UNDECLARED, limit=limit)))
+        ground.take(ticket)
+        (found,) = ground.gate.statistics().replicas
+        assert (found.in_flight, found.limit, found.is_limit_declared) == (number, limit, False)
+    ground.seat.lost(ground.now)
+    assert ground.ask().lease is None
+    ground.gate.release(next(iter(ground.core.running)))
+    assert ground.in_flight == 3, "who waited has the slot"
+
+
+def test_the_next_broker_is_told_what_the_last_one_found() -> None:
+    ground = Ground(UNDECLARED).up()
+    ticket = ground.ask()
+    ground.says(messages.grant(Grant(1, "r1", ground.time, UNDECLARED, limit=4)))
+    ground.take(ticket)
+    ground.seat.lost(ground.now)
+    ground.said()
+    ground.connect()
+    assert messages.read_hold(ground.said()[1])[0].limit == 4
+
+
+@pytest.mark.parametrize("endpoint", [R1, UNDECLARED])
+def test_a_limit_that_was_declared_or_asked_for_is_not_the_brokers(endpoint: Endpoint) -> None:
+    ground = Ground(endpoint, concurrency=1).up()
+    ticket = ground.ask()
+    ground.says(messages.grant(Grant(1, "r1", ground.time, endpoint, limit=4)))
+    ground.take(ticket)
+    assert ground.gate.statistics().replicas[0].limit == 1
+    ground.seat.lost(ground.now)
+    ground.said()
+    ground.connect()
+    assert "limit" not in ground.said()[1]["leases"][0]
 
 
 def test_whoever_gives_up_cancels_and_a_grant_that_crosses_is_not_used() -> None:
