@@ -16,7 +16,7 @@ from muster.balancer.statistics import Statistics
 from muster.balancer.statistics_json import service_of
 from muster.broker import messages
 from muster.broker.frames import BadFrame, FrameReader, frame
-from muster.broker.link import CONNECT_SECONDS, open_streams
+from muster.broker.link import CONNECT_SECONDS, open_streams, words
 from muster.broker.messages import Bye, Hello, Message
 from muster.errors import BrokerRefused, BrokerUnavailable
 from muster.model.endpoint import ServiceKey
@@ -115,10 +115,10 @@ async def _asked(where: Where, question: Message, kind: str) -> tuple[str, Messa
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 found = await _ask_one(url, where, question, kind)
-        except TimeoutError:
-            said.append(f"{shown(url)} takes longer than {ANSWER_SECONDS:g} s")
-        except (OSError, BadFrame, json.JSONDecodeError) as error:
-            said.append(f"{shown(url)} cannot be asked: {error}")
+        except (OSError, TimeoutError) as error:
+            said.append(f"{shown(url)} cannot be asked: {words(error)}")
+        except (BadFrame, json.JSONDecodeError) as error:
+            said.append(f"{shown(url)} does not answer as a broker does: {error}")
         else:
             if not isinstance(found, Bye):
                 return url, found
@@ -137,7 +137,7 @@ async def _ask_one(url: str, where: Where, question: Message, kind: str) -> Mess
         while True:
             data = await reader.read(64 * 1024)
             if not data:
-                raise BadFrame("it ended the connection without an answer")
+                raise ConnectionError("it ended the connection without an answer")
             for message in frames.feed(data):
                 if message["type"] == kind:
                     return message

@@ -137,7 +137,7 @@ class Link:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await _open(url, connection, self._ca_pem)
         except (OSError, TimeoutError, ValueError, TypeError) as error:  # the last two: a name or a CA that is none
-            self._complain(f"the broker of {self._gate.service} cannot be reached at {url}: {_words(error)}")
+            self._complain(f"the broker of {self._gate.service} cannot be reached at {url}: {words(error)}")
             return None, False
         try:
             said = await connection.ended
@@ -319,5 +319,14 @@ def _plain(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
-def _words(error: BaseException) -> str:
-    return "it takes too long" if isinstance(error, TimeoutError) else str(error)
+def words(error: BaseException) -> str:
+    """Say why a broker cannot be reached."""
+    if isinstance(error, TimeoutError):
+        return "it takes too long"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS with it fails ({(error.reason or str(error)).replace('_', ' ').lower()})"
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0)  # asyncio's own words repeat the address
+    return getattr(error, "strerror", None) or str(error)

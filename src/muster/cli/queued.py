@@ -89,7 +89,7 @@ def cancel_asks(asked: Asked, conditions: Mapping[str, object], output: Format) 
     if output is Format.JSON:
         print_json({"action": "cancel", "service": found.key.service, "count": count})
         return
-    say(f"{count} {'request' if count == 1 else 'requests'} taken out of the queue of {found.key.service}")
+    say(f"{_counted(count, 'request')} taken out of the queue of {found.key.service}")
 
 
 def _look(where: Where) -> Queue:
@@ -184,7 +184,7 @@ def _print(found: Queue, output: Format, *, is_live: bool) -> None:
     it = found.statistics
     wait = it.expected_wait_seconds
     say(_plain(it.service))
-    say(f"broker   {_plain(shown(found.broker))}, {found.clients} connections (this one is among them)")
+    say(f"broker   {_plain(shown(found.broker))}, {_counted(found.clients, 'connection')}, this one among them")
     would = (
         f"a request of a new tenant would wait {_seconds(wait)}"
         if math.isfinite(wait)
@@ -192,7 +192,8 @@ def _print(found: Queue, output: Format, *, is_live: bool) -> None:
     )
     say(f"queue    {found.waiting_num} waiting, {would}")
     slots = sum(each.limit for each in it.replicas if not each.is_leaving)
-    say(f"running  {it.in_flight} requests, {len(it.replicas)} replicas with {slots} slots")
+    replicas = f"{_counted(len(it.replicas), 'replica')} with {_counted(slots, 'slot')}"
+    say(f"running  {_counted(it.in_flight, 'request')}, {replicas}")
     if it.tenants:
         say("")
         print_table(it.tenants, TENANTS)
@@ -203,6 +204,10 @@ def _print(found: Queue, output: Format, *, is_live: bool) -> None:
             say(f"and {found.waiting_num - _MOST_ROWS} younger ones; -o json shows up to {len(found.waiting)}")
     if is_live and not sys.stdout.isatty():
         say("")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _seconds(seconds: float) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import socketserver
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -63,13 +64,13 @@ def said(*args: str, code: int = 0) -> tuple[str, str]:
 
 def test_a_broker_that_is_named_is_trusted_by_the_homes_authority(broker: str) -> None:
     output, _ = said("queue", "show", KEY.service, "--broker", broker)
-    assert f"broker   {broker}, 1 connections (this one is among them)" in output
+    assert f"broker   {broker}, 1 connection, this one among them" in output
     assert "running  0 requests, 2 replicas with 2 slots" in output
 
 
 def test_a_home_without_an_authority_trusts_nobody(broker: str, tmp_path: Path) -> None:
     _, errors = said("queue", "show", KEY.service, "--broker", broker, "--home", str(tmp_path / "other"), code=1)
-    assert "certificate verify failed" in errors
+    assert f"{broker} cannot be asked: its certificate is not trusted (" in errors
 
 
 def test_a_program_reads_the_same_and_nothing_waits(broker: str) -> None:
@@ -80,6 +81,29 @@ def test_a_program_reads_the_same_and_nothing_waits(broker: str) -> None:
     assert output == f"0 requests taken out of the queue of {KEY.service}\n"
     output, _ = said("queue", "cancel", KEY.service, "--broker", broker, "--all", "-o", "json")
     assert json.loads(output) == {"action": "cancel", "service": KEY.service, "count": 0}
+
+
+def test_why_a_broker_cannot_be_asked_is_said_in_words(broker: str) -> None:
+    _, errors = said("queue", "show", KEY.service, "--broker", broker.replace("tls:", "tcp:"), code=1)
+    assert "cannot be asked: it ended the connection without an answer" in errors
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Web) as web:
+        threading.Thread(target=web.serve_forever).start()
+        at = "{}:{}".format(*web.server_address)
+        _, errors = said("queue", "show", KEY.service, "--broker", f"tls://{at}", code=1)
+        assert errors == f"error: tls://{at} cannot be asked: TLS with it fails (wrong version number)\n"
+        _, errors = said("queue", "show", KEY.service, "--broker", f"tcp://{at}", code=1)
+        assert f"tcp://{at} does not answer as a broker does: " in errors
+        web.shutdown()
+    _, errors = said("queue", "show", KEY.service, "--broker", f"tls://{at}", code=1)
+    assert errors == f"error: tls://{at} cannot be asked: Connection refused\n"
+
+
+class _Web(socketserver.BaseRequestHandler):
+    """What else may listen at an address."""
+
+    def handle(self) -> None:
+        self.request.recv(4096)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 def test_another_token_sees_nothing(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
