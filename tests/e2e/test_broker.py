@@ -293,7 +293,11 @@ def test_services_of_an_api_that_has_no_broker_get_one_beside_a_watcher(world: W
             ["--registry", "file:///tmp/x", "--token-file", "{token}", "--listen", "tls://192.0.2.7:0"],
             "cannot listen at",
         ),
-        (["--registry", "file:///tmp/x", "--token-file", "{token}", "--tls-key", "/x"], "a certificate needs its key"),
+        (
+            ["--registry", "file:///tmp/x", "--token-file", "{token}", "--tls-key", "/x"],
+            "--tls-certificate and --tls-key",
+        ),
+        (["--registry", "file:///tmp/x", "--token-file", "{token}", "--account", ""], "--account: names nobody"),
         (["--registry", "file:///tmp/x", "--token-file", "{token}", "--status", "nonsense"], "no address to listen at"),
     ],
 )

@@ -21,7 +21,7 @@ def broker(
     listen: Annotated[
         list[str] | None,
         typer.Option(
-            help="tls://HOST:PORT, tcp://… on loopback, or unix:///PATH; again for more.  [tls://127.0.0.1:7690]"
+            help="tls://HOST:PORT, tcp://… on loopback, or unix:///PATH; again for more.  [default: tls://127.0.0.1:7690]"
         ),
     ] = None,
     advertise: Annotated[str | None, typer.Option(help="By which address clients reach it.")] = None,
@@ -64,6 +64,10 @@ def broker(
 
     if not registry:
         raise SetupError("no registry: use --registry, or set MUSTER_REGISTRY, like redis://HOST or file:///FOLDER")
+    if (certificate is None) != (key is None):
+        raise SetupError("--tls-certificate and --tls-key: a certificate needs its key; give both")
+    if not account.strip():
+        raise SetupError("--account: names nobody; is a variable of the shell unset?")
     run(
         Brokered(
             registry=registry,

@@ -9,7 +9,7 @@ import typer
 from muster.cli.view import note, say
 from muster.errors import SetupError
 
-gateway = typer.Typer(name="gateway", invoke_without_command=True, help="Serve services to HTTP clients, balanced.")
+gateway = typer.Typer(name="gateway", invoke_without_command=True)
 
 _LISTENING = "Listening"
 
@@ -52,7 +52,10 @@ def run(
         str | None, typer.Option(help="Address of /metrics and /readyz, or off. Default: 127.0.0.1:7681.")
     ] = None,
     broker: Annotated[
-        str | None, typer.Option(help="Address of a broker, like tls://HOST:7690. Default: as services say.")
+        str | None,
+        typer.Option(
+            help="Address of a broker, like tls://HOST:7690. Default: one of its own; with a token, as services say."
+        ),
     ] = None,
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="File that holds the broker's token (or set MUSTER_TOKEN).")
@@ -88,7 +91,7 @@ def run(
 
 @gateway.command()
 def key(
-    name: Annotated[str, typer.Argument(help="What logs call whoever has it, like a team's name.")],
+    name: Annotated[str, typer.Argument(help="What logs call whoever has it, like a team's name.", metavar="NAME")],
 ) -> None:
     """Make an API key, shown once on standard error; on standard output are the lines of gateway.toml that let it in.
 

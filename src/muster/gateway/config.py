@@ -257,7 +257,9 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> GatewayConfig:
     try:
         config = GatewayConfig(**{**table, **given})
     except ValidationError as error:
-        said = {each["loc"][:3]: _explain(each, path, given) for each in reversed(error.errors())}
+        # What was refused does not count as given, so pydantic may find too little of it, too.
+        found = [each for each in error.errors() if each["type"] != "too_short" or not each["input"]]
+        said = {each["loc"][:3]: _explain(each, path, given) for each in reversed(found)}
         raise SetupError("; ".join(reversed(said.values()))) from None  # its own text shows all that was given
     _check(config, str(path) if path is not None else "muster gateway")
     return config

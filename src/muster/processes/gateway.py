@@ -66,11 +66,17 @@ class Asked:
         """Return what that means now, and the certificate with its key, if there is one. Raises ``SetupError``."""
         config = load(self.file, self.flags)
         if config.broker:
-            try:
-                addresses(config.broker)
-            except InvalidSpec as error:
-                raise SetupError(str(error)) from error
+            self._check_broker(config.broker)
         return config, read_certificate(config.tls)
+
+    def _check_broker(self, urls: str) -> None:
+        where = "--broker" if self.flags.get("broker") else f"{self.file}: broker"
+        try:
+            asks_for_token = not all(each.startswith("unix:") for each in addresses(urls))
+        except InvalidSpec as error:
+            raise SetupError(f"{where}: {error.reason}") from error
+        if asks_for_token and not self.token:
+            raise SetupError(f"{where}: {shown(urls)} asks for a token: use --token-file, or set MUSTER_TOKEN")
 
 
 def run(asked: Asked) -> None:

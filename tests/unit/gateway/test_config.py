@@ -97,6 +97,10 @@ def test_there_has_to_be_a_registry() -> None:
         load(None, {})
 
 
+def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
+    assert error_of(tmp_path, "listen = ['a']").count("is not a list of addresses") == 1
+
+
 @pytest.mark.parametrize("listen", ["0.0.0.0:80", "[::]:80", "192.0.2.1:80"])
 def test_nobody_listens_for_others_by_accident(tmp_path: Path, listen: str) -> None:
     assert "nobody has to show a key" in error_of(tmp_path, f'listen = ["{listen}"]')
