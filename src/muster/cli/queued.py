@@ -72,6 +72,8 @@ def show_queue(asked: Asked, output: Format, *, is_watching: bool) -> None:
     while is_watching:
         time.sleep(WATCH_SECONDS)
         try:
+            if said:
+                found = _find(asked)  # it may have come back at another address
             seen = _look(found)
         except MusterError as error:
             if str(error) != said:

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -23,6 +25,7 @@ from muster.tls.certificate import Certificates
 from tests.unit.broker.ground import KEY, NAME, TOKEN, ground, make_set
 from tests.unit.cli.served import Served
 
+MUSTER = str(Path(sys.executable).with_name("muster"))
 PATIENCE_SECONDS = 10.0
 
 
@@ -104,6 +107,36 @@ class _Web(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         self.request.recv(4096)
         self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_who_watches_follows_a_broker_to_another_address(tmp_path: Path) -> None:
+    async def publish(revision: int, broker_url: str) -> None:
+        registry = FileRegistry(tmp_path / "registry")
+        await registry.publish(KEY, replace(make_set("a", revision=revision), broker_url=broker_url))
+        await registry.aclose()
+
+    async def told(process: asyncio.subprocess.Process) -> str:
+        assert process.stdout is not None
+        return str(json.loads(await process.stdout.readline())["broker"])
+
+    async def scenario() -> None:
+        async with ground() as first, ground() as second, asyncio.timeout(2 * PATIENCE_SECONDS):
+            await publish(1, first.address.url)
+            words = ("queue", "show", KEY.service, "-w", "-o", "json", "--registry", (tmp_path / "registry").as_uri())
+            process = await asyncio.create_subprocess_exec(
+                MUSTER, *words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            try:
+                assert await told(process) == first.address.url
+                await publish(2, second.address.url)
+                await first.stop()
+                while await told(process) != second.address.url:
+                    pass
+            finally:
+                process.kill()
+                await process.wait()
+
+    asyncio.run(scenario())
 
 
 def test_another_token_sees_nothing(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
