@@ -4,6 +4,8 @@
                                   ├─ needs the body ▸ held ▸ reception again
                                   └─ let in ▸ Forward ▸ its answer, or one of our own ▸ the next head
 
+What is decided about a request is in ``visit.py``; here is what comes and goes over its connection.
+
 Bytes that cannot be used yet (a pipelined request; a body before there is a connection to a replica) are held, and when
 they are many the client is no longer read. A client that goes away takes its request along at once. An answer that
 breaks off in the middle breaks off here too, by a reset, so that nobody takes half an answer for all.
@@ -12,21 +14,20 @@ There is one timer for a connection. It is not set anew for every request but lo
 """
 
 import asyncio
-import time
 from enum import Enum
 from http import HTTPStatus
 from typing import cast
 
 from muster.gateway import answers
 from muster.gateway.forward import Forward
-from muster.gateway.port import Answer, Decision, NeedsBody, Passage, Record, Refused
+from muster.gateway.port import Answer, NeedsBody, Passage, Refused
 from muster.gateway.shared import Shared
 from muster.gateway.sockets import bound_untaken, break_off, has_gone, keep_alive
-from muster.gateway.upload import Upload
 from muster.gateway.upstream import HIGH_WATER_BYTES
+from muster.gateway.visit import Visit
 from muster.http1.bodies import LengthReader
 from muster.http1.head_parser import BadMessage, HeadParser
-from muster.http1.request_head import RequestHead, read_request
+from muster.http1.request_head import read_request
 
 _MOST_HELD_BYTES = 64 * 1024
 _MOST_DISCARDED_BYTES = 64 * 1024
@@ -35,8 +36,6 @@ _SLOWEST_BYTES = 1024
 """Of a body in ``body_seconds``: who sends less would hold a replica's slot for next to nothing."""
 _JOINED_BYTES = 16 * 1024
 """Up to this, copying pieces into one costs less than a TLS record for each."""
-_MOST_DECIDING_BYTES = 256 * 1024 * 1024
-"""Of all bodies of a process that are held because they decide: clients may open any number of connections."""
 _LOOK_SECONDS = 1.0
 """A client that is not read, since its body has nowhere to go yet, is looked at this often: has it gone?"""
 
@@ -55,35 +54,26 @@ class Connection(asyncio.Protocol):
     """One client's connection. ``peer`` is its address, ``about`` what replicas are told of it."""
 
     __slots__ = (
-        "_began_at",
         "_byte_at",
-        "_deciding_bytes",
         "_discarded",
         "_due_at",
         "_forward",
         "_has_ended",
-        "_head",
         "_heads",
         "_held",
-        "_is_continued",
         "_is_reading",
         "_is_writable",
-        "_needs",
         "_paced_bytes",
         "_phase",
-        "_record",
         "_shared",
         "_timer",
         "_transport",
-        "_upload",
+        "_visit",
         "about",
         "peer",
     )
 
     _transport: asyncio.Transport
-    _head: RequestHead
-    _upload: Upload
-    _needs: NeedsBody
 
     def __init__(self, shared: Shared) -> None:
         limits = shared.hall.limits
@@ -93,17 +83,14 @@ class Connection(asyncio.Protocol):
         self._phase = _Phase.IDLE
         self._heads = HeadParser(is_request=True, most_bytes=limits.head_bytes, most_fields=limits.head_fields)
         self._held = b""
+        self._visit: Visit | None = None
+        """The request that is not over."""
         self._forward: Forward | None = None
-        self._record: Record | None = None
-        """Of a request that is not over."""
-        self._began_at = 0.0
         self._byte_at = 0.0
         self._paced_bytes = 0
         """Of a body, since ``_byte_at``."""
-        self._deciding_bytes = 0
         self._discarded: LengthReader | None = None
         """What is left of a body that nobody wants, if its end is known."""
-        self._is_continued = False
         self._is_reading = True
         self._is_writable = True
         self._has_ended = False
@@ -118,7 +105,7 @@ class Connection(asyncio.Protocol):
     @property
     def has_request(self) -> bool:
         """Whether a request is under way."""
-        return self._record is not None
+        return self._visit is not None
 
     @property
     def is_leaving(self) -> bool:
@@ -182,8 +169,9 @@ class Connection(asyncio.Protocol):
         forward, self._forward = self._forward, None
         if forward is not None:
             forward.gone(exc)
-        elif self._record is not None:
-            self._done(self._record, 0, "client_gone")
+        elif self._visit is not None:
+            self._visit.over(0, "client_gone")
+        self._visit = None
         self._heads.close()
         self._held = b""
 
@@ -245,19 +233,19 @@ class Connection(asyncio.Protocol):
                 self._expect_within(_LOOK_SECONDS)
             (self._transport.resume_reading if self._is_reading else self._transport.pause_reading)()
 
-    def settled(self, forward: Forward, record: Record, answer: Refused | None) -> None:
+    def settled(self, forward: Forward, answer: Refused | None) -> None:
         """Go on when a request is over: with ``answer`` if it has none yet."""
-        is_here = self._forward is forward
-        self._forward = None
-        self._done(record, record.status, record.reason)
-        if not is_here:
+        visit = forward.visit
+        visit.over(visit.record.status, visit.record.reason)
+        if self._forward is not forward:
             return  # the client has gone
+        self._forward = self._visit = None
         if answer is not None:
-            self._say(answer)
+            self._say(visit, answer)
         elif forward.is_reset:
             self.abort()
         elif forward.is_last:
-            self._end(is_whole=forward.upload.is_complete)
+            self._end(is_whole=visit.upload.is_complete)
         else:
             self._wait()
         self._next()
@@ -275,9 +263,11 @@ class Connection(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         while data:
-            phase = self._phase
-            if phase is _Phase.FORWARD or phase is _Phase.HOLD:
-                used = self._take_body(data)
+            phase, visit = self._phase, self._visit
+            if phase is _Phase.OVER:
+                return
+            if visit is not None:
+                used = self._take_body(visit, data)
                 if used == 0:
                     break
                 data = data[used:]
@@ -285,8 +275,6 @@ class Connection(asyncio.Protocol):
                 if not self._is_writable:  # It sends requests, but does not take the answers.
                     break
                 data = self._take_head(data)
-            elif phase is _Phase.OVER:
-                return
             else:
                 data = self._discard(data)
         if data:
@@ -307,12 +295,13 @@ class Connection(asyncio.Protocol):
         except BadMessage as error:
             self._give_up(answers.not_understood(error.status, error.message))
             return b""
-        self._admit(head)
+        self._visit = visit = Visit(self._shared, head, self.peer.decode("latin-1"))
+        self._ask(visit)
         return data[end:]
 
-    def _take_body(self, data: bytes) -> int:
+    def _take_body(self, visit: Visit, data: bytes) -> int:
         """Take some of the body, or raw bytes; return how much could be used."""
-        forward, upload = self._forward, self._upload
+        forward, upload = self._forward, visit.upload
         if forward is not None and forward.is_spliced:
             forward.send([data])
             return len(data)
@@ -327,35 +316,21 @@ class Connection(asyncio.Protocol):
         try:
             used, pieces = upload.take(data)
         except BadMessage as error:
-            self._stop(answers.not_understood(error.status, error.message))
+            self._stop(visit, answers.not_understood(error.status, error.message))
             return len(data)
         self._paced_bytes += used
         if self._paced_bytes >= _SLOWEST_BYTES:
             self.note_body()
-        if upload.is_too_large:
-            is_held = forward is None
-            self._stop(self._needs.refused if is_held else answers.too_large(upload.most_bytes or 0))
-            return used
-        if is_sinking and forward is not None:
+        if forward is None:
+            if (refused := visit.held(used)) is not None:
+                self._refuse(visit, refused)
+            elif upload.is_complete:
+                self._ask(visit)
+        elif upload.is_too_large:
+            forward.stop(answers.too_large(upload.most_bytes or 0))
+        elif is_sinking:
             forward.send(pieces)
-        elif forward is None:
-            self._held_more(used)
         return used
-
-    def _held_more(self, size: int) -> None:
-        """Go on once a body that decides is all here."""
-        if self._upload.is_complete:
-            self._ask_again()
-            return
-        self._deciding_bytes += size
-        self._shared.deciding_bytes += size
-        if self._shared.deciding_bytes > _MOST_DECIDING_BYTES:
-            self._refuse(answers.too_many_bodies())
-
-    def _decided(self) -> None:
-        """Count no longer what was held of a body."""
-        self._shared.deciding_bytes -= self._deciding_bytes
-        self._deciding_bytes = 0
 
     def _discard(self, data: bytes) -> bytes:
         if self._discarded is None:  # Where it ends is not known; the timer does it.
@@ -371,96 +346,48 @@ class Connection(asyncio.Protocol):
 
     # What becomes of a request.
 
-    def _admit(self, head: RequestHead) -> None:
-        limits = self._shared.hall.limits
-        now = self._began_at = time.monotonic()
-        self._head = head
-        self._is_continued = False
-        self._upload = Upload(head, limits.replay_bytes, limits.head_bytes)
-        peer = self.peer.decode("latin-1")
-        self._record = Record(peer, head.method.decode("latin-1"), head.target.decode("latin-1"))
-        decision = self._shared.hall.reception.admit(head, peer, None, now)
-        if isinstance(decision, NeedsBody):
-            self._hold(decision)
+    def _ask(self, visit: Visit) -> None:
+        decision = visit.ask()
+        if isinstance(decision, Passage):
+            self._send_on(visit, decision)
+        elif isinstance(decision, NeedsBody):
+            self._hold(visit)
         else:
-            self._decide(decision)
+            self._refuse(visit, decision)
 
-    def _hold(self, needs: NeedsBody) -> None:
-        """Hold the body and ask again."""
-        upload, head = self._upload, self._head
+    def _hold(self, visit: Visit) -> None:
+        """Hold the body, until it is all here."""
         self._phase = _Phase.HOLD
-        self._needs = needs
-        upload.most_kept_bytes = max(upload.most_kept_bytes, needs.most_bytes)
-        upload.most_bytes = needs.most_bytes
-        if upload.is_too_large:
-            self._refuse(needs.refused)
-            return
-        if upload.is_complete:
-            self._ask_again()
-            return
-        if head.expects_continue:
-            self._is_continued = True
+        if visit.head.expects_continue:
+            visit.is_continued = True
             self.write([b"HTTP/1.1 100 Continue\r\n\r\n"])
         self.note_body()
         self._expect_within(self._shared.hall.limits.body_seconds)
 
-    def _ask_again(self) -> None:
-        self._decided()
-        peer = self.peer.decode("latin-1")
-        decision = self._shared.hall.reception.admit(self._head, peer, self._upload.kept, time.monotonic())
-        self._decide(decision.refused if isinstance(decision, NeedsBody) else decision)
-
-    def _decide(self, decision: Decision) -> None:
-        record, upload = self._record, self._upload
-        assert record is not None
-        assert not isinstance(decision, NeedsBody)
-        record.service, record.key = decision.service, decision.key
-        if not isinstance(decision, Passage):
-            self._refuse(decision)
-            return
-        record.tenant = decision.options.ask.tenant
-        upload.most_bytes = decision.most_body_bytes
-        if upload.is_too_large:
-            decision.leave()
-            self._refuse(answers.too_large(upload.most_bytes or 0))
-            return
-        self._send_on(decision, record)
-
-    def _send_on(self, passage: Passage, record: Record) -> None:
+    def _send_on(self, visit: Visit, passage: Passage) -> None:
         self._phase = _Phase.FORWARD
-        self._forward = Forward(
-            self, self._shared, self._head, passage, self._upload, record=record, is_continued=self._is_continued
-        )
-        if not self._upload.is_complete:
+        self._forward = Forward(self, self._shared, visit, passage)
+        if not visit.upload.is_complete:
             self._expect_within(self._shared.hall.limits.body_seconds)
 
-    def _refuse(self, answer: Answer) -> None:
+    def _refuse(self, visit: Visit, answer: Answer) -> None:
         """Answer a request that was not let in."""
-        assert self._record is not None
-        self._record.bytes_in = self._upload.size_bytes
-        self._done(self._record, answer.status, answer.reason)
-        self._say(answer)
+        self._visit = None
+        visit.over(answer.status, answer.reason)
+        self._say(visit, answer)
 
-    def _stop(self, answer: Refused) -> None:
+    def _stop(self, visit: Visit, answer: Refused) -> None:
         """End a request in the middle of its body."""
         if self._forward is not None:
             self._forward.stop(answer)
         else:
-            self._refuse(answer)
-
-    def _done(self, record: Record, status: int, reason: str) -> None:
-        """Tell, once, what became of a request."""
-        self._decided()
-        self._record = None
-        record.status, record.reason = status, reason
-        record.seconds = time.monotonic() - self._began_at
-        self._shared.hall.on_done(record)
+            self._refuse(visit, answer)
 
     # Answers of our own.
 
-    def _say(self, answer: Answer) -> None:
+    def _say(self, visit: Visit, answer: Answer) -> None:
         """Answer, and go on to the next request if what is left of this one is little."""
-        head, body = self._head, self._upload.reader
+        head, body = visit.head, visit.upload.reader
         is_short = body is None or (isinstance(body, LengthReader) and body.left <= _MOST_DISCARDED_BYTES)
         # Who expects to be told to continue may send the body now or never: nobody could tell what comes next.
         is_last = (
@@ -517,10 +444,12 @@ class Connection(asyncio.Protocol):
 
     def _time_over(self) -> None:
         self._timer = None
+        if self._phase is _Phase.OVER:
+            return
         limits = self._shared.hall.limits
         now = self._shared.loop.time()
-        if self._phase is _Phase.HOLD or self._phase is _Phase.FORWARD:
-            self._look_at_body(now)
+        if self._visit is not None:
+            self._look_at_body(self._visit, now)
         elif now < self._due_at:
             self._set_timer(min(self._due_at, now + limits.idle_seconds))
         elif self._phase is _Phase.HEAD:
@@ -533,7 +462,7 @@ class Connection(asyncio.Protocol):
         """Whether the loop would not tell that the client goes while its request waits."""
         return not self._is_reading and self._forward is not None and self._forward.is_waiting
 
-    def _look_at_body(self, now: float) -> None:
+    def _look_at_body(self, visit: Visit, now: float) -> None:
         """End a request whose body does not come; look again later if it does."""
         limits = self._shared.hall.limits
         forward = self._forward
@@ -548,7 +477,7 @@ class Connection(asyncio.Protocol):
         is_awaited = self._is_reading and (forward.awaits_body if forward is not None else True)
         if is_awaited and now >= self._byte_at + limits.body_seconds:
             self._set_timer(now + limits.idle_seconds)  # for whatever comes next
-            self._stop(answers.body_timeout(limits.body_seconds))
+            self._stop(visit, answers.body_timeout(limits.body_seconds))
         else:
             due = self._byte_at + limits.body_seconds if is_awaited else now + limits.idle_seconds
             self._set_timer(due)

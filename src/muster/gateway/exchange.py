@@ -20,12 +20,12 @@ from muster.balancer.report import load_of
 from muster.balancer.waiting import Gate
 from muster.gateway.answers import connection_line
 from muster.gateway.attempt import Attempts, Break
-from muster.gateway.port import Passage, Record
-from muster.gateway.upload import Upload, is_ours
+from muster.gateway.port import Passage
+from muster.gateway.upload import is_ours
 from muster.gateway.upstream import Link
+from muster.gateway.visit import Visit
 from muster.http1.bodies import ChunkedReader, CloseReader, LengthReader, ResponseBody, chunk, last_chunk
 from muster.http1.head_parser import BadMessage
-from muster.http1.request_head import RequestHead
 from muster.http1.response_head import OURS, ResponseHead, forwarded_response
 
 if TYPE_CHECKING:
@@ -52,18 +52,12 @@ class End(Enum):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request that was let in, over all its sends. ``until`` bounds when it may begin once more.
-
-    ``is_continued``: the client has been told to send its body.
-    """
+    """One request that was let in, over all its sends. ``until`` bounds when it may begin once more."""
 
     client: "Connection"
-    head: RequestHead
+    visit: Visit
     passage: Passage
-    upload: Upload
-    record: Record
     attempts: Attempts
-    is_continued: bool
     until: float = 0.0
 
 
@@ -93,7 +87,7 @@ class Exchange:
     )
 
     def __init__(self, request: Request, lease: Lease, link: Link, loop: asyncio.AbstractEventLoop) -> None:
-        self.method = request.head.method
+        self.method = request.visit.head.method
         self.link: Link | None = link
         self.ending: asyncio.Future[End] = loop.create_future()
         self.outcome: Outcome | None = None
@@ -112,7 +106,7 @@ class Exchange:
         self._is_gathering = False
         self._is_discarding = False
         self._is_body_over = False
-        request.record.bytes_out = 0
+        request.visit.record.bytes_out = 0
 
     @property
     def outcome_so_far(self) -> Outcome:
@@ -148,11 +142,11 @@ class Exchange:
         """Pass on that more will come, but tell to continue once."""
         request = self._request
         if head.status == _CONTINUE:
-            if request.is_continued:
+            if request.visit.is_continued:
                 return
-            request.is_continued = True
+            request.visit.is_continued = True
             request.client.note_body()
-        if not request.head.is_http_10:
+        if not request.visit.head.is_http_10:
             _strip(head)
             request.client.write([forwarded_response(head, b"", b"")])
 
@@ -175,7 +169,7 @@ class Exchange:
     def switched(self, head: ResponseHead) -> None:
         """From now on pass on raw bytes both ways; what the client sent ahead goes first."""
         request, lease = self._request, self._lease
-        if not request.head.upgrade or not head.upgrade:
+        if not request.visit.head.upgrade or not head.upgrade:
             raise BadMessage(502, "it switches to a protocol that nobody asked for")
         self.outcome = request.attempts.answered(lease.endpoint.id, head)
         request.passage.gate.answered(lease)
@@ -184,7 +178,7 @@ class Exchange:
         self._out.append(forwarded_response(head, head.load and b"TEXT " + head.load, about))
         self._status = head.status
         self._commit()
-        request.record.is_upgraded = self.is_spliced = self.is_last = True
+        request.visit.record.is_upgraded = self.is_spliced = self.is_last = True
         self._loop.call_soon(request.client.take_more)
 
     def payload(self, pieces: list[bytes], body: ResponseBody) -> None:
@@ -195,7 +189,7 @@ class Exchange:
         if not isinstance(body, LengthReader):
             for piece in pieces:
                 self._last = (self._last + piece[-32:])[-32:]
-        self._request.record.bytes_out += sum(map(len, pieces))
+        self._request.visit.record.bytes_out += sum(map(len, pieces))
         if self._is_chunking:
             chunk(pieces)
             if isinstance(body, ChunkedReader) and body.is_over:
@@ -204,7 +198,7 @@ class Exchange:
 
     def raw(self, data: bytes) -> None:
         """Pass on raw bytes."""
-        self._request.record.bytes_out += len(data)
+        self._request.visit.record.bytes_out += len(data)
         self._request.client.write([data])
 
     def flush(self) -> None:
@@ -216,7 +210,7 @@ class Exchange:
         """Give the connection back."""
         link, self.link = self.link, None
         if link is not None:
-            link.release(is_whole=self._request.upload.is_complete, now=self._loop.time())
+            link.release(is_whole=self._request.visit.upload.is_complete, now=self._loop.time())
         if not self._is_discarding:
             self.is_over = True
         self.end(End.OVER)
@@ -248,7 +242,7 @@ class Exchange:
     # Passing on.
 
     def _goes_elsewhere(self, gate: Gate) -> bool:
-        attempts, is_kept = self._request.attempts, self._request.upload.is_kept
+        attempts, is_kept = self._request.attempts, self._request.visit.upload.is_kept
         is_in_time = gate.monotonic() < self._request.until
         self._is_discarding = True
         if is_kept and attempts.may_go_again(gate.may_resend, is_in_time=is_in_time):
@@ -260,22 +254,22 @@ class Exchange:
         return self._is_discarding
 
     def _begin_answer(self, head: ResponseHead, load: bytes) -> None:
-        request = self._request
-        body, is_http_10 = head.body, request.head.is_http_10
+        request, visit = self._request, self._request.visit
+        body, is_http_10 = head.body, visit.head.is_http_10
         self._status = head.status
         self._is_chunking = isinstance(body, ChunkedReader) and not is_http_10
         self._is_gathering = (
             request.attempts.is_idempotent
             and isinstance(body, LengthReader)
             and body.left <= _READ_WHOLE_UP_TO_BYTES
-            and request.upload.is_kept
+            and visit.upload.is_kept
         )
         self.is_last = (
             request.client.is_leaving
             or isinstance(body, CloseReader)
             or (is_http_10 and isinstance(body, ChunkedReader))  # HTTP/1.0 knows no chunks: closing is the end
-            or not request.head.is_persistent
-            or not request.upload.is_complete  # the next request can only follow a whole one, and this may never be
+            or not visit.head.is_persistent
+            or not visit.upload.is_complete  # the next request can only follow a whole one, and this may never be
         )
         about = connection_line(is_last=self.is_last, is_http_10=is_http_10)
         if self._is_chunking:
@@ -286,8 +280,8 @@ class Exchange:
     def _commit(self) -> None:
         if not self.is_committed:
             self.is_committed = True
-            self._request.record.status = self._status
-            self._request.upload.forget()
+            self._request.visit.record.status = self._status
+            self._request.visit.upload.forget()
         self._request.client.write(self._out)
         self._out = []
 

@@ -26,12 +26,11 @@ from muster.gateway import answers
 from muster.gateway.attempt import Attempts, Break
 from muster.gateway.exchange import End, Exchange, Request
 from muster.gateway.pools import address_of
-from muster.gateway.port import Passage, Record, Refused
+from muster.gateway.port import Passage, Refused
 from muster.gateway.request import Outgoing
 from muster.gateway.shared import Shared
-from muster.gateway.upload import Upload
 from muster.gateway.upstream import Link
-from muster.http1.request_head import RequestHead
+from muster.gateway.visit import Visit
 from muster.model.deployment import PortProtocol
 from muster.model.endpoint import Endpoint
 
@@ -65,25 +64,22 @@ class Forward:
         "is_last",
         "is_reset",
         "is_sinking",
+        "visit",
     )
 
     def __init__(
         self,
         client: "Connection",
         shared: Shared,
-        head: RequestHead,
+        visit: Visit,
         passage: Passage,
-        upload: Upload,
-        *,
-        record: Record,
-        is_continued: bool,
     ) -> None:
         self.is_sinking = False
         self.is_last = False
         self.is_reset = False
-        attempts = Attempts(head.method, passage.options)
-        self._request = Request(client, head, passage, upload, record, attempts, is_continued)
-        self._outgoing = Outgoing(head, passage, client.peer, client.about)
+        self.visit = visit
+        self._request = Request(client, visit, passage, Attempts(visit.head.method, passage.options))
+        self._outgoing = Outgoing(visit.head, passage, client.peer, client.about)
         self._shared = shared
         self._lease: Lease | None = None
         self._exchange: Exchange | None = None
@@ -96,11 +92,6 @@ class Forward:
         self._is_running = False
         self._is_settled = False
         self._task = shared.loop.create_task(self._run())
-
-    @property
-    def upload(self) -> Upload:
-        """The body of the request."""
-        return self._request.upload
 
     @property
     def is_over(self) -> bool:
@@ -129,7 +120,7 @@ class Forward:
 
         One that waits to be told to continue is not waited for any longer: a slot is held meanwhile.
         """
-        return self.is_sinking and not self.upload.is_complete
+        return self.is_sinking and not self.visit.upload.is_complete
 
     # Called by the client's connection.
 
@@ -138,7 +129,7 @@ class Forward:
         if (link := self._link) is not None:
             link.send(pieces)
         if self.is_spliced:
-            self._request.record.bytes_in += sum(map(len, pieces))
+            self.visit.record.bytes_in += sum(map(len, pieces))
 
     def send_end(self) -> bool:
         """Send that the client sends no more raw bytes; tell whether it can still be sent to."""
@@ -211,7 +202,7 @@ class Forward:
                     deadline=until, tried=attempts.tried, ask=options.ask, since=since if attempts.sends else None
                 )
             finally:
-                request.record.queue_seconds += gate.monotonic() - asked_at
+                self.visit.record.queue_seconds += gate.monotonic() - asked_at
             end = await self._send(gate, lease)
             if end is End.OVER:
                 return None
@@ -225,8 +216,8 @@ class Forward:
         """Send to one replica; a kept connection that closes under a request that may be repeated is replaced."""
         endpoint, request = lease.endpoint, self._request
         request.attempts.sends += 1
-        request.record.attempts += 1
-        request.record.replica = endpoint.id
+        self.visit.record.attempts += 1
+        self.visit.record.replica = endpoint.id
         self._exchange = None
         if endpoint.protocol is not PortProtocol.HTTP:
             return End.NEVER
@@ -244,7 +235,7 @@ class Forward:
             exchange = self._exchange = Exchange(request, lease, link, self._shared.loop)
             end = await self._pass_on(exchange, link, endpoint)
             is_stale = end is End.BROKE and link.is_reused and not link.is_heard
-            if not (is_stale and request.attempts.is_idempotent and self.upload.is_kept):
+            if not (is_stale and request.attempts.is_idempotent and self.visit.upload.is_kept):
                 return end
             link = None
 
@@ -266,8 +257,8 @@ class Forward:
 
     async def _pass_on(self, exchange: Exchange, link: Link, endpoint: Endpoint) -> End:
         """Send over one connection, and sleep until callbacks tell how that ends."""
-        upload = self.upload
-        expects_continue = not (self._request.is_continued or upload.is_complete)
+        upload = self.visit.upload
+        expects_continue = not (self.visit.is_continued or upload.is_complete)
         head = self._outgoing.to(address_of(endpoint.url), expects_continue=expects_continue)
         link.begin(exchange, [head, *upload.so_far()])
         if not upload.is_complete:
@@ -288,7 +279,7 @@ class Forward:
 
     def _judge(self, end: End, replica: str, *, is_in_time: bool) -> Refused | None:
         """End the lease; return an answer of ours, or ``None`` to go again or, with ``is_reset``, to break off."""
-        attempts, upload, exchange = self._request.attempts, self.upload, self._exchange
+        attempts, upload, exchange = self._request.attempts, self.visit.upload, self._exchange
         if end is End.NEVER:
             return answers.not_http(replica)
         if end is End.LATE:
@@ -316,7 +307,7 @@ class Forward:
         """Tell whether an answer has begun, which cannot be taken back."""
         if self._exchange is None or not self._exchange.is_committed:
             return False
-        self._request.record.reason = reason
+        self.visit.record.reason = reason
         self.is_reset = True
         return True
 
@@ -340,14 +331,13 @@ class Forward:
         self._is_settled = True
         if self._late_timer is not None:
             self._late_timer.cancel()
-        exchange, answer, record = self._exchange, self._answer, self._request.record
+        exchange, answer, record = self._exchange, self._answer, self.visit.record
         if exchange is not None:
             exchange.drop()
             self._release(exchange.outcome_so_far)
             self.is_last = exchange.is_last
         self._release(Outcome.FAILED)
         self._request.passage.leave()
-        record.bytes_in += self.upload.size_bytes
         if self.is_over:
             answer = None
         else:
@@ -360,4 +350,4 @@ class Forward:
                 record.reason = "client_gone"
             if answer is not None and not is_committed and not self._is_gone:
                 record.status = answer.status
-        self._request.client.settled(self, record, None if self.is_reset else answer)
+        self._request.client.settled(self, None if self.is_reset else answer)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from muster.gateway import connection
+from muster.gateway import visit
 from muster.gateway.port import Limits, NeedsBody, Refused, Told
 from muster.http1.request_head import RequestHead
 from tests.unit.gateway.data_plane.ground import a_set, chunked_body, client_of, run, world
@@ -305,7 +305,7 @@ def test_a_body_that_is_too_large_to_decide_is_refused(sent: bytes) -> None:
 
 
 def test_all_bodies_that_decide_are_held_within_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_MOST_DECIDING_BYTES", 2500)
+    monkeypatch.setattr(visit, "_MOST_DECIDING_BYTES", 2500)
     needs = NeedsBody(1000, Refused(413, "model_too_far", "name it by the path"))
     start = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n" + bytes(900)
 
