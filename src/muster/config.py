@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     broker_queue: int = Field(
         default=4096, ge=1, le=1_000_000, description="how many requests may wait for one service, at least 1"
     )
-    broker_status: str | None = Field(default=None, description="an address like 127.0.0.1:9464")
+    broker_status: str | None = Field(default=None, description="an address like 127.0.0.1:7691")
     tls_certificate: File | None = Field(default=None, description="the path of a PEM file with the certificate chain")
     tls_key: File | None = Field(default=None, description="the path of a PEM file with the private key")
     tls_ca: File | None = Field(

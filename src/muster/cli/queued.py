@@ -172,9 +172,8 @@ async def _published(url: str, key: ServiceKey) -> EndpointSet:
 
 
 def _unknown(key: ServiceKey, ports: Sequence[int], hint: str) -> NotFound:
-    if ports:
-        hint = f"there is port {' and '.join(map(str, ports))} (--port)"
-    return NotFound("service", key.service, f"nothing is known of {_plain(key.service)} at port {key.port}: {hint}")
+    rest = f", but at {' and '.join(map(str, ports))} (--port)" if ports else f": {hint}"
+    return NotFound("service", key.service, f"nothing is known of {_plain(key.service)} at port {key.port}{rest}")
 
 
 def _print(found: Queue, output: Format, *, is_live: bool) -> None:

@@ -157,7 +157,7 @@ def test_of_a_port_without_a_set_a_registry_tells_which_ports_there_are(tmp_path
     asyncio.run(publish())
     at = ("--registry", tmp_path.as_uri())
     _, errors = said("queue", "show", NAME.service, "--port", "7000", *at, code=1)
-    assert errors == "error: nothing is known of digits at port 7000: there is port 6006 (--port)\n"
+    assert errors == "error: nothing is known of digits at port 7000, but at 6006 (--port)\n"
     _, errors = said("queue", "cancel", "nonsense", "--all", *at, code=1)
     assert f"nothing is known of nonsense at port 6006: {tmp_path.as_uri()} holds {KEY}" in errors
 
@@ -170,6 +170,6 @@ def test_of_a_port_without_a_set_the_api_tells_which_ports_there_are(
         for port in PORTS:
             served.publish(replace(KEY, port=port), make_set("a"))
         _, errors = said("queue", "show", KEY.service, "--port", "7000", code=1)
-        assert f"nothing is known of {KEY.service} at port 7000: there is port 6006 and 6008 (--port)" in errors
+        assert f"nothing is known of {KEY.service} at port 7000, but at 6006 and 6008 (--port)" in errors
         _, errors = said("queue", "show", "nonsense", code=1)
         assert errors == "error: nothing is known of nonsense at port 6006: `muster ps` lists the services\n"
