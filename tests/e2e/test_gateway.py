@@ -237,14 +237,18 @@ def test_a_killed_worker_costs_its_own_requests_and_what_it_had_counted_stays(tm
             before = await gateway.metrics()
             victim.kill()
             await gateway.says("ended with -9; starting it again")
-            await until(lambda: any(each.done() for each in streams), "broken streams")
-            broken = sum(each.done() for each in streams)
-            await until(lambda: alpha.streams == 6 - broken, "the replica's own streams have ended")
+
+            def have_ended() -> bool:
+                done = sum(each.done() for each in streams)
+                return done > 0 and alpha.streams == 6 - done
+
+            await until(have_ended, "broken streams have ended at both ends")
             statuses: Counter[int] = Counter()
             for _ in range(20):  # some of them come to the dead one's socket, and wait for its next life
                 async with gateway.client(headers=bearer(SECRET)) as client:
                     statuses[(await client.get("/beta/x")).status_code] += 1
             assert statuses == {200: 20}
+            broken = sum(each.done() for each in streams)
             alpha.ends.set()
             found = await asyncio.gather(*streams, return_exceptions=True)
             assert sum(isinstance(each, httpx.TransportError) for each in found) == broken
@@ -456,9 +460,13 @@ def test_metrics_are_sums_of_all_processes(tmp_path: Path) -> None:
 
         await until_true(is_told)
         async with httpx.AsyncClient(base_url=gateway.status_url, trust_env=False) as client:
-            (service,) = (await client.get("/services")).json()["services"]
-            assert service["service"] == "admin/alpha/6006"
-            assert service["replicas"][0]["served"] == 30
+
+            async def is_shown() -> bool:  # what a process tells of its replicas it tells at another moment
+                (service,) = (await client.get("/services")).json()["services"]
+                assert service["service"] == "admin/alpha/6006"
+                return bool(service["replicas"][0]["served"] == 30)
+
+            await until_true(is_shown)
             assert (await client.get("/healthz")).text == "ok\n"
             assert (await client.get("/readyz")).text.startswith("2 of 2 processes")
 
