@@ -281,7 +281,7 @@ class Exchange:
         if not self.is_committed:
             self.is_committed = True
             self._request.visit.record.status = self._status
-            self._request.visit.upload.forget()
+            self._request.visit.forget()
         self._request.client.write(self._out)
         self._out = []
 

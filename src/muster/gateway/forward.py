@@ -348,6 +348,8 @@ class Forward:
                 record.reason = answer.reason
             elif self._is_gone:
                 record.reason = "client_gone"
-            if answer is not None and not is_committed and not self._is_gone:
-                record.status = answer.status
+            if not is_committed:
+                record.bytes_out = 0  # what an exchange held back, nobody has seen
+                if answer is not None and not self._is_gone:
+                    record.status = answer.status
         self._request.client.settled(self, None if self.is_reset else answer)

@@ -48,4 +48,4 @@ class Shared:
     guests: Guests
     pools: Pools
     deciding_bytes: int = 0
-    """Of bodies that are held until they say where they go."""
+    """Of bodies that are kept whole, since they say where they go."""

@@ -5,7 +5,7 @@
                         └─ let in
 
 Without I/O: the client's connection hands over what comes of the body, and does what is decided. Bodies that decide
-are counted over all connections of a process.
+are counted over all connections of a process, for as long as they are kept: also while they wait for a replica.
 """
 
 import time
@@ -17,7 +17,7 @@ from muster.gateway.upload import Upload
 from muster.http1.request_head import RequestHead
 
 _MOST_DECIDING_BYTES = 256 * 1024 * 1024
-"""Of all bodies of a process that are held because they decide: clients may open any number of connections."""
+"""Of all bodies of a process that are kept whole because they decide: clients may open any number of connections."""
 
 
 class Visit:
@@ -54,7 +54,6 @@ class Visit:
         decision = self._shared.hall.reception.admit(self.head, record.peer, body, time.monotonic())
         if isinstance(decision, NeedsBody):
             return self._hold(decision)
-        self._count_off()
         record.service, record.key = decision.service, decision.key
         if isinstance(decision, Passage):
             record.tenant = decision.options.ask.tenant
@@ -74,17 +73,16 @@ class Visit:
         return self.ask() if upload.is_complete else needs
 
     def held(self, size: int) -> Answer | None:
-        """Count some of a body that decides; return why no more of it is held."""
+        """Count some of a body that decides; return why it is not held."""
         if self.upload.is_too_large and self._needs is not None:
             return self._needs.refused
-        if not self.upload.is_complete:
-            self._deciding_bytes += size
-            self._shared.deciding_bytes += size
-            if self._shared.deciding_bytes > _MOST_DECIDING_BYTES:
-                return answers.too_many_bodies()
-        return None
+        self._deciding_bytes += size
+        self._shared.deciding_bytes += size
+        return answers.too_many_bodies() if self._shared.deciding_bytes > _MOST_DECIDING_BYTES else None
 
-    def _count_off(self) -> None:
+    def forget(self) -> None:
+        """Keep nothing of the body any longer: it will not go again."""
+        self.upload.forget()
         self._shared.deciding_bytes -= self._deciding_bytes
         self._deciding_bytes = 0
 
@@ -93,7 +91,7 @@ class Visit:
         if self._is_over:
             return
         self._is_over = True
-        self._count_off()
+        self.forget()
         record = self.record
         record.status, record.reason = status, reason
         record.bytes_in += self.upload.size_bytes

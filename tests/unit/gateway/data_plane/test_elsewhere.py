@@ -181,6 +181,17 @@ def test_an_idempotent_request_survives_a_broken_replica(broken: bytes, is_said:
     run(main())
 
 
+def test_what_was_held_back_of_an_answer_and_never_sent_is_not_counted_as_sent() -> None:
+    async def main() -> None:
+        half = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"
+        async with world(reads_then(half, then_closes=True)) as (_, gateway), client_of(gateway) as client:
+            await client.say(GET)
+            assert await reason_of(client) == (502, "replica_broke")
+            assert [each.bytes_out for each in gateway.records] == [0]
+
+    run(main())
+
+
 def test_an_idempotent_request_goes_again_as_often_as_it_may() -> None:
     async def main() -> None:
         broken = reads_then(b"", then_closes=True)

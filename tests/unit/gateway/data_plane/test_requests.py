@@ -330,6 +330,42 @@ def test_all_bodies_that_decide_are_held_within_one_bound(monkeypatch: pytest.Mo
     run(main())
 
 
+def test_bodies_that_have_decided_count_for_as_long_as_they_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visit, "_MOST_DECIDING_BYTES", 2500)
+    whole = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n" + bytes(1000)
+
+    async def main() -> None:
+        async def handle(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                await backend.head(reader)
+                await reader.readexactly(1000)
+                await backend.release.wait()
+                writer.write(OK)
+
+        def rule(head: RequestHead, body: bytes | None) -> NeedsBody | None:
+            return NeedsBody(1000, Refused(413, "model_too_far", "")) if body is None else None
+
+        async with (
+            world(handle, rule=rule, concurrency=1) as ((backend,), gateway),
+            contextlib.AsyncExitStack() as stack,
+        ):
+            first, second, third = [await stack.enter_async_context(client_of(gateway)) for _ in range(3)]
+            await first.say(whole)
+            await until(lambda: backend.heads)
+            await second.say(whole)
+            await until(lambda: gateway.waiting)
+            await third.say(whole)
+            assert await reason_of(third) == (503, "too_many_bodies")
+            backend.release.set()
+            for each in (first, second):
+                assert (await each.answer())[1] == b"ok"
+            await third.say(whole)
+            assert (await third.answer())[1] == b"ok"
+            assert gateway.protocols._shared.deciding_bytes == 0
+
+    run(main())
+
+
 def test_a_length_above_the_limit_is_refused_at_once() -> None:
     async def main() -> None:
         async with world(echoes, most_body_bytes=100) as ((backend,), gateway), client_of(gateway) as client:
