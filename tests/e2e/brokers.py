@@ -16,7 +16,7 @@ from muster.model.endpoint import ServiceKey
 from tests.e2e.world import MUSTER
 from tests.unit.broker.client import Client
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
