@@ -82,9 +82,7 @@ def values(ids: tuple[str, str]) -> st.SearchStrategy[Any]:
     )
 
 
-EXAMPLES = pytest.mark.parametrize(
-    "examples", [120, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
-)
+EXAMPLES = pytest.mark.parametrize("examples", [120, pytest.param(1000, marks=pytest.mark.slow)])
 
 
 def right_bodies(ids: tuple[str, str]) -> list[dict[str, Any]]:

@@ -29,14 +29,12 @@ def mentions(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_the_demo_keeps_its_promises_and_leaves_nothing(tmp_path: Path) -> None:
     with start(tmp_path) as demo:
         check(demo, tmp_path)
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(300)
 def test_the_demo_on_docker_does_too(tmp_path: Path, docker_daemon: Daemon, python_image: str) -> None:
     docker_daemon.docker("tag", python_image, REFERENCE)
     with start(tmp_path, "--engine", "docker", DOCKER_HOST=docker_daemon.url) as demo:
@@ -57,7 +55,6 @@ def check(demo: "subprocess.Popen[str]", folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("when", ["ready, in", "1,797 images"])
 def test_ctrl_c_leaves_nothing_either(tmp_path: Path, when: str) -> None:
     with start(tmp_path) as demo:

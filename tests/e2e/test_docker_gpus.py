@@ -39,7 +39,6 @@ def world(docker_daemon: Daemon, tmp_path: Path) -> Iterator[DockerWorld]:
         yield world
 
 
-@pytest.mark.timeout(300)
 def test_no_gpu_is_held_twice_while_a_full_machine_is_churned(world: DockerWorld) -> None:
     rng = random.Random(SEED)
     single, double = (

@@ -72,7 +72,6 @@ def occupy(world: DockerWorld, index: str) -> None:
             end(world, container)
 
 
-@pytest.mark.timeout(300)
 def test_twenty_times_the_files_stay_and_all_else_is_new(world: DockerWorld) -> None:
     lasts = {"odd": SERVE, "even": "trap 'exit 0' TERM; httpd -f -p 6006 -h /tmp & wait"}
     uuids = {name: world.apply(file(name, last=last)) for name, last in lasts.items()}

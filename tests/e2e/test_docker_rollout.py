@@ -29,7 +29,6 @@ def world(docker_daemon: Daemon, tmp_path: Path) -> Iterator[DockerWorld]:
         yield world
 
 
-@pytest.mark.timeout(120)
 def test_an_image_that_its_registry_does_not_have_is_named_and_the_good_version_is_kept(
     world: DockerWorld, registry: Registry
 ) -> None:

@@ -18,7 +18,6 @@ from tests.e2e.ssh_world import PATIENCE_SECONDS, SshWorld, Terminal, answers, u
 
 pytestmark = [
     pytest.mark.docker,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(
         any(shutil.which(name) is None for name in ("ssh", "scp", "sftp", "sshpass")), reason="no OpenSSH client"
     ),

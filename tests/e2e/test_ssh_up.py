@@ -11,7 +11,6 @@ from tests.e2e.world import IDLE, PATIENCE_SECONDS, World
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(any(shutil.which(name) is None for name in ("ssh", "sshpass")), reason="no OpenSSH client"),
 ]
 

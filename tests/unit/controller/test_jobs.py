@@ -172,7 +172,6 @@ def test_what_a_lost_machine_ran_counts_once(tmp_path: Path, is_back_in_time: bo
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_crash_at_any_call_of_a_job_changes_nothing_about_its_end(tmp_path: Path) -> None:
     for call in range(1, 1000):
         folder = tmp_path / str(call)

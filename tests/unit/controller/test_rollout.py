@@ -378,7 +378,6 @@ def test_a_machine_that_is_lost_during_a_rollout_holds_nobody_up(small: Callable
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("cmd", ["serve better", "deaf"])
 def test_a_crash_at_any_call_of_a_rollout_changes_nothing_about_its_outcome(tmp_path: Path, cmd: str) -> None:
     outcomes = []

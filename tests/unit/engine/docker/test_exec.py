@@ -222,7 +222,6 @@ def test_a_shell_that_waits_for_keys_goes_with_its_terminal(daemon: Daemon) -> N
     play(daemon, scenario)
 
 
-@pytest.mark.timeout(120)
 def test_a_daemon_that_dies_ends_the_stream_with_an_error(own_daemon: OwnDaemon) -> None:
     daemon = own_daemon(live_restore=True)
     daemon.docker("run", "--detach", "--init", "--name", NAME, BUSYBOX, "sleep", "1000")

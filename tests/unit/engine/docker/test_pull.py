@@ -133,7 +133,6 @@ async def refused(puller: Puller, order: ImageOrder, asker: str = "c") -> str:
 # One fetch for all.
 
 
-@pytest.mark.timeout(120)
 def test_five_containers_that_wait_for_300_mb_are_one_fetch(daemon: Daemon, registry: Registry, tmp_path: Path) -> None:
     image = images.sized(tmp_path, images.busybox(tmp_path), [100 * MB] * 3)
     reference = registry.push(image, "team/large:1")

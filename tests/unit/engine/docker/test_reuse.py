@@ -131,7 +131,6 @@ def test_twenty_cycles_keep_the_files_and_change_everything_else(open_engine: Op
 
 
 @pytest.mark.parametrize("indices", [(1, 3), (0,)], ids=["in place", "as a copy"])
-@pytest.mark.timeout(180)
 def test_a_death_between_any_two_steps_loses_no_file_and_makes_no_second_user(
     indices: tuple[int, ...], open_engine: OpenEngine, docker_daemon: Daemon
 ) -> None:

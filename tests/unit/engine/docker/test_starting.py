@@ -19,7 +19,7 @@ from tests.docker.daemon import Daemon
 from tests.docker.fixtures import BUSYBOX, OwnDaemon
 from tests.unit.engine.docker.opened import INSTALLATION, DiesAt, asked, docker_name, ended, opened, order
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.docker
 
 NOTES = Path("exec", "containerd", "daemon", "io.containerd.runtime.v2.task", "moby")
 """Where the daemon's containerd keeps what it has begun."""

@@ -98,7 +98,6 @@ async def swept_while(engine: DockerEngine, at: int, work: Callable[[], Awaitabl
     return bool(happening)
 
 
-@pytest.mark.timeout(180)
 def test_nothing_that_is_made_meanwhile_is_swept_away(docker_daemon: Daemon, tmp_path: Path) -> None:
     async def is_reached(at: int) -> bool:
         async with opened(docker_daemon, tmp_path) as engine:
@@ -120,7 +119,6 @@ def test_nothing_that_is_made_meanwhile_is_swept_away(docker_daemon: Daemon, tmp
     asyncio.run(scenario())
 
 
-@pytest.mark.timeout(180)
 def test_a_copy_that_goes_on_while_what_was_left_of_it_is_swept_has_the_files(
     docker_daemon: Daemon, tmp_path: Path
 ) -> None:
