@@ -44,8 +44,12 @@ MUSTER = str(Path(sys.executable).with_name("muster"))
 SERVICE = Path(__file__).with_name("service.py")
 SERVE = f"exec {sys.executable} -I -S {SERVICE}"
 IDLE = "exec sleep 1000"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
+"""For a level. What it costs is a failure's time; it is many times what anything takes on a machine of one's own."""
+COMMAND_SECONDS = 120.0
+"""For a command, which may itself wait for a level: a rollout of three takes half a minute."""
 _POLL_SECONDS = 0.03
+_END_SECONDS = 20.0
 _BLOCKS = count()
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 _UNFINISHED = """
@@ -164,7 +168,7 @@ class World:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         return Result(done.returncode, done.stdout, done.stderr)
@@ -223,7 +227,9 @@ class World:
     def deploy(self, name: str, replicas: int, cmd: str = IDLE, *, is_service: bool = False) -> str:
         """Create a ReplicaSet and wait until all replicas are ready; returns its uuid."""
         uuid = self.ask(lambda client: client.create_deployment(body(name, replicas, cmd, is_service=is_service)))
-        self.until_ready(uuid, replicas)
+        live = self.until_ready(uuid, replicas)
+        # That it runs is written down just before its command is begun.
+        self.until(lambda: {each.uuid for each in live} <= self.commands().keys(), "their commands have begun")
         return uuid
 
     def scale(self, deployment_uuid: str, replicas: int) -> None:
@@ -336,6 +342,14 @@ class World:
                     found.setdefault(uuid, []).append(process)
         return found
 
+    def command_lines(self) -> list[tuple[int, list[str]]]:
+        """Return every living process of this home with its words; one that ends meanwhile has none to tell."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                found.append((process.pid, process.cmdline()))
+        return found
+
     def pids(self) -> dict[str, set[int]]:
         """Return the pids of each container."""
         return {uuid: {each.pid for each in found} for uuid, found in self.commands().items()}
@@ -370,7 +384,7 @@ class World:
         down = self.run("down") if self.processes() else Result(0, "", "")
         for process in self._started:
             process.wait(PATIENCE_SECONDS)
-        left = [f"{each.pid} {each.cmdline()}" for each in self._left_after(5.0)]
+        left = self._left_after(_END_SECONDS)
         listening = {port for each in psutil.net_connections("tcp") for port in _listened(each)}
         for survivor in self.processes():
             survivor.kill()
@@ -384,9 +398,9 @@ class World:
             with contextlib.suppress(psutil.Error):
                 self._ports |= {port for each in process.net_connections("tcp") for port in _listened(each)}
 
-    def _left_after(self, seconds: float) -> list[psutil.Process]:
+    def _left_after(self, seconds: float) -> list[str]:
         deadline = time.monotonic() + seconds
-        while (left := self.processes()) and time.monotonic() < deadline:
+        while (left := [str(each) for each in self.processes()]) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         return left
 
