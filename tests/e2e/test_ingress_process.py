@@ -11,8 +11,7 @@ import signal
 import socket
 import ssl
 import sys
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +47,7 @@ pytestmark = pytest.mark.slow
 
 MUSTER = str(Path(sys.executable).with_name("muster"))
 PATIENCE_SECONDS = 20.0
+"""Much for anything on a busy machine, and less than the 30 s of a drain that nobody has cut short."""
 
 
 @dataclass(slots=True)
@@ -121,21 +121,29 @@ async def ingress(home: Path, environ: Mapping[str, str] | None = None) -> Async
             await process.wait()
 
 
-async def speaks_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer requests; one for /slow is answered when the test says so."""
+def speaks_slowly(goes: asyncio.Event) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """Answer requests; the second half of what /slow gets comes when the test says so."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await speaks_http(reader, writer, goes)
+
+    return speak
+
+
+async def speaks_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, goes: asyncio.Event) -> None:
     while head := await reader.readuntil(b"\r\n\r\n"):
         if head.startswith(b"GET /slow"):
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\nnot")
             await writer.drain()
-            await asyncio.sleep(1.0)
+            await goes.wait()
             writer.write(b" so fast")
         else:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
 
 
 async def container_speaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(asyncio.IncompleteReadError):
-        await speaks_http(reader, writer)
+    await speaks_slowly(asyncio.Event())(reader, writer)
 
 
 def tcp(listen_port: int, backend: Address) -> PortRoute:
@@ -166,22 +174,20 @@ def test_killed_it_is_back_with_addresses_and_certificate_though_the_server_is_g
                 await first.ended()
             with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection(HOST, https)
-            begun = time.monotonic()
             async with ingress(home) as second:
-                async with client_of(home) as client:
-                    while True:
+                async with client_of(home) as client, asyncio.timeout(PATIENCE_SECONDS):
+                    while True:  # how long it takes is measured in benchmarks
                         with contextlib.suppress(httpx.ConnectError):
                             assert (await client.get(f"https://{HOST}:{https}/")).text == "hello"
                             break
                         await asyncio.sleep(0.02)
-                assert time.monotonic() - begun < 10.0, "seconds; how many is measured in benchmarks"
                 assert await asyncio.to_thread(certificate, https) == shown
                 async with connected(raw) as (reader, writer):
                     writer.write(b"raw too")
                     assert await reader.read(10) == b"raw too"
                 async with server(home) as its_server:  # and it finds the next server, and counts anew
-                    report = await its_server.told(epoch=1, revision=1)
-                    assert sum(load.served for load in report.loads) == 2
+                    await its_server.told(epoch=1, revision=1)
+                    await until(lambda: sum(load.served for load in its_server.reports[-1].loads) == 2)
                     await its_server.publish(table(epoch=2))
                     await its_server.told(epoch=2, revision=1)
                 await second.ready()
@@ -194,15 +200,16 @@ def test_without_its_server_what_is_established_and_what_is_new_goes_on(tmp_path
     home = tmp_path / "home"
 
     async def scenario() -> None:
-        https, raw = port(), port()
-        async with container(container_speaks) as backend, container(echo) as echoing, ingress(home):
+        https, raw, goes = port(), port(), asyncio.Event()
+        async with container(speaks_slowly(goes)) as backend, container(echo) as echoing, ingress(home):
             async with server(home) as its_server:
                 await its_server.publish(table(route("c1", port_route(https, backend), tcp(raw, echoing))))
                 await its_server.told(epoch=1, revision=1)
                 client = client_of(home)
-                slow = asyncio.create_task(client.get(f"https://{HOST}:{https}/slow"))
+                slow = await client.send(client.build_request("GET", f"https://{HOST}:{https}/slow"), stream=True)
                 stream = await asyncio.open_connection(HOST, raw)
-            assert (await slow).text == "not so fast"
+            goes.set()
+            assert await slow.aread() == b"not so fast"
             stream[1].write(b"on")
             assert await stream[0].read(10) == b"on"
             assert (await client.get(f"https://{HOST}:{https}/")).text == "hello"
@@ -216,19 +223,20 @@ def test_asked_to_stop_it_accepts_nothing_more_and_lets_what_is_in_flight_end(tm
     home = tmp_path / "home"
 
     async def scenario() -> None:
-        https = port()
-        async with container(container_speaks) as backend, server(home) as its_server, ingress(home) as it:
+        https, goes = port(), asyncio.Event()
+        async with container(speaks_slowly(goes)) as backend, server(home) as its_server, ingress(home) as it:
             await its_server.publish(table(route("c1", port_route(https, backend))))
             await its_server.told(epoch=1, revision=1)
             async with client_of(home) as client, client.stream("GET", f"https://{HOST}:{https}/slow") as answer:
                 it.process.terminate()
-                async with asyncio.timeout(0.9):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     while True:
                         try:
                             _, writer = await asyncio.open_connection(HOST, https)
                         except ConnectionError:  # reset: it was made, but not accepted any more
                             break
                         writer.close()
+                goes.set()
                 assert await answer.aread() == b"not so fast"
             assert await it.ended() == 0
 
@@ -288,9 +296,7 @@ def test_asked_twice_it_ends_at_once_and_told_a_time_it_waits_no_longer(tmp_path
                     writer.write(b"x")
                     await reader.read(1)
                     it.process.send_signal(number)
-                    begun = time.monotonic()
                     assert await it.ended() == 0
-                    assert time.monotonic() - begun < 5.0
 
     run(scenario)
 
@@ -423,21 +429,15 @@ def test_a_thousand_containers_are_back_soon_and_refuse_at_once(tmp_path: Path) 
         Snapshot(home).write(first.to_json())
         async with ingress(home, environ) as once:  # which makes the certificate
             await once.ready()
-        begun = time.monotonic()
         async with ingress(home, environ) as it:
-            await it.ready()
-            back_seconds = time.monotonic() - begun
-            assert back_seconds < 10.0, "`python -m benchmarks ingress` tells how long it takes: well under a second"
+            await it.ready()  # `python -m benchmarks ingress` tells how soon
             assert listeners(it.process.pid) == 2001
             memory = psutil.Process(it.process.pid).memory_info().rss
             assert memory < 200 * 2**20
             async with server(home) as its_server:
                 await its_server.told(epoch=1, revision=1)
                 await its_server.publish(RouteTable(1, 2, thousand(nobody(), RouteState.REFUSE)))
-                told = time.monotonic()
                 report = await its_server.told(epoch=1, revision=2)
-                applied_seconds = time.monotonic() - told
-                assert applied_seconds < 5.0
                 assert len(report.loads) == 1000
                 assert all(load.is_refusing for load in report.loads)
                 assert report.bind_failures == {}

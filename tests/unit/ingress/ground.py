@@ -30,7 +30,7 @@ from muster.tls.certificate import Certificates
 
 T = TypeVar("T")
 HOST = "127.0.0.1"
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 
 
 def run(scenario: Callable[[], Awaitable[T]]) -> T:
