@@ -204,7 +204,8 @@ class Balancer:
 
     def follow_limit(self, lease: Lease, limit: int, now: float, *, is_hint: bool = False) -> None:
         """Take over how many somebody else has found to be good; a hint only where that is more than a start."""
-        self._learning.follow(lease.replica, limit, now, self._eligible.serving, is_hint=is_hint)
+        if self._learning.follow(lease.replica, limit, now, self._eligible.serving, is_hint=is_hint):
+            self._dispatch(now)
 
     def hand_over(self) -> list[Ticket]:
         """Empty the queue, for somebody else who chooses from now on; oldest first."""
@@ -241,9 +242,12 @@ class Balancer:
 
     def give_up(self, ticket: Ticket, now: float) -> None:
         """Forget a ticket whose owner no longer waits; a lease that it was just granted goes to the next."""
+        was_favoured = ticket is self._queue.favoured
         self._queue.discard(ticket)
         if ticket.lease is not None:
             self.release(ticket.lease, Outcome.FAILED, now)
+        elif was_favoured:
+            self._dispatch(now)  # others may have what was kept free for it
         elif ticket is self._timekeeper:
             self._schedule(now)
 

@@ -88,20 +88,22 @@ class Learning:
 
     def follow(
         self, replica: Replica, limit: int, now: float, serving: Iterable[Replica], *, is_hint: bool = False
-    ) -> None:
-        """Take over what somebody else has found for replicas of its kind; a hint only where that is more than a start.
+    ) -> bool:
+        """Take over what somebody else has found for replicas of its kind; return whether that is another limit.
 
-        Where a limit is given, that one holds.
+        Where a limit is given, that one holds; a hint counts where it is more than a start.
         """
         if self._given_limit(replica) is not None:
-            return
+            return False
         sought = self._sought_limit(replica)
         if is_hint and not (sought.is_open and limit > sought.found):
-            return
+            return False
         before = sought.value
         sought.follow(limit, now)
-        if sought.value != before:
-            self._renew_limits(serving)
+        if sought.value == before:
+            return False
+        self._renew_limits(serving)
+        return True
 
     def score(self, replica: Replica) -> None:
         """Compute it anew, after the load or the speed changed."""

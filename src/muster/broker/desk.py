@@ -230,6 +230,7 @@ class Desk:
             if asked.is_waiting:
                 del asked.visit.asked[asked.id]
                 self._refuse(asked.visit, asked.id, self._core.time_out(asked.ticket, now))
+        self._flush()
 
     def _take_back_due(self, now: float) -> None:
         while self._unstarted and self._unstarted[0][0] + START_SECONDS <= now:

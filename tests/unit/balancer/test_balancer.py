@@ -3,10 +3,12 @@
 import datetime
 import math
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 
-from muster.balancer.ask import NOTHING_SAID
+from muster.balancer.ask import NOTHING_SAID, Ask, Demands
 from muster.balancer.balancer import Balancer
 from muster.balancer.eject import FIRST_SECONDS
 from muster.balancer.lease import Lease, Outcome
@@ -30,15 +32,27 @@ class World:
         if ids:
             self.set(*ids)
 
-    def set(self, *ids: str, url: str = "http://{}", concurrency: int | None = None) -> None:
+    def set(
+        self,
+        *ids: str,
+        url: str = "http://{}",
+        concurrency: int | None = None,
+        budgets: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.revision += 1
-        endpoints = tuple(Endpoint(id=each, url=url.format(each), concurrency=concurrency) for each in ids)
+        endpoints = tuple(
+            Endpoint(id=each, url=url.format(each), concurrency=concurrency, budgets=budgets) for each in ids
+        )
         assert self.balancer.update(EndpointSet(1, self.revision, endpoints, PUBLISHED_AT), self.now)
 
-    def ask(self, *, tried: frozenset[str] = _NONE, wait: float = 30.0) -> Ticket:
+    def ask(self, *, tried: frozenset[str] = _NONE, wait: float = 30.0, demands: Demands | None = None) -> Ticket:
         number = self.balancer.statistics(self.now).granted + self.balancer.statistics(self.now).waiting
         return self.balancer.acquire(
-            self.now, deadline=self.now + wait, tried=tried, wake=lambda: self.woken.append(number)
+            self.now,
+            deadline=self.now + wait,
+            tried=tried,
+            wake=lambda: self.woken.append(number),
+            ask=NOTHING_SAID if demands is None else Ask(demands=demands),
         )
 
     def lease(self, *, tried: frozenset[str] = _NONE) -> Lease:
@@ -418,6 +432,26 @@ class TestRetry:
         world.end(next(each for each in busy if each.endpoint.id == "a"), Outcome.UNREACHABLE)
         assert world.woken
         assert world.balancer.next_change == world.now + FIRST_SECONDS
+
+
+class TestFavoured:
+    @pytest.mark.parametrize("is_late", [False, True])
+    def test_what_was_kept_free_for_one_that_waits_no_more_goes_to_the_next_at_once(self, is_late: bool) -> None:
+        """Nothing else need happen: there may be nobody whose request could end."""
+        world = World(concurrency=8)
+        world.set("a", budgets={"vram_mb": 16})
+        world.ask(demands={"vram_mb": 8})
+        large = world.ask(demands={"vram_mb": 16})
+        while world.balancer._queue.favoured is not large:
+            world.end(lease_of(world.ask(demands={"vram_mb": 1})), Outcome.FAILED)
+        small = world.ask(demands={"vram_mb": 1}, wait=60.0)
+        assert small.lease is None
+        if is_late:
+            world.now = large.deadline
+            world.balancer.time_out(large, world.now)
+        else:
+            world.balancer.give_up(large, world.now)
+        assert served(small)
 
 
 class TestAdopt:

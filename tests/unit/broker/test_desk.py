@@ -309,6 +309,20 @@ def test_an_ask_is_refused_at_its_deadline() -> None:
     assert ground.waiting == 0
 
 
+def test_what_was_kept_free_for_an_ask_is_granted_in_the_moment_of_its_deadline() -> None:
+    ground = Ground(replace(R1, concurrency=8, budgets={"vram_mb": 16}))
+    client = ground.client()
+    client.asks(1, within=1000.0, ask=Ask(demands={"vram_mb": 8}))
+    client.says(messages.start(1))
+    client.asks(2, within=20.0, ask=Ask(demands={"vram_mb": 16}))
+    number = 3
+    while client.asks(number, ask=Ask(demands={"vram_mb": 1})):
+        client.says(messages.report(number, Outcome.FAILED))
+        number += 1
+    ground.wait(20.0)
+    assert client.kinds() == [("refuse", 2), ("grant", number)]
+
+
 @pytest.mark.parametrize(("within", "deadline"), [(-1.0, None), (5.0, -0.5), (-1e308, None), (5.0, 0.0)])
 def test_an_ask_whose_time_is_over_is_refused_at_once(within: float, deadline: float | None) -> None:
     ground = Ground()

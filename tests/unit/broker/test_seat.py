@@ -402,6 +402,17 @@ def test_what_the_broker_found_a_replica_to_take_at_once_is_the_limit_here_when_
     assert ground.in_flight == 3, "who waited has the slot"
 
 
+def test_who_waits_here_has_the_slots_that_the_broker_found() -> None:
+    ground = Ground(UNDECLARED).up()
+    large = Ask(tenant="x" * 60_000)
+    first, second = ground.ask(large), ground.ask(large)
+    assert (first.lease is None, second.lease is None) == (False, True)
+    ground.ask()
+    ground.says(messages.grant(Grant(1, "r1", ground.time, UNDECLARED, limit=4)))
+    assert second.lease is not None
+    assert second in ground.woken
+
+
 def test_the_next_broker_is_told_what_the_last_one_found() -> None:
     ground = Ground(UNDECLARED).up()
     ticket = ground.ask()
