@@ -30,6 +30,8 @@ from muster.http1.head_parser import BadMessage, HeadParser
 from muster.http1.request_head import read_request
 
 _MOST_HELD_BYTES = 64 * 1024
+_MOST_AT_ONCE = 16
+"""Heads of one client, before others have their turn: thousands fit into what is read at once."""
 _MOST_DISCARDED_BYTES = 64 * 1024
 """A body up to this is read and thrown away, to keep the connection of a request that was refused."""
 _SLOWEST_BYTES = 1024
@@ -62,6 +64,7 @@ class Connection(asyncio.Protocol):
         "_heads",
         "_held",
         "_is_reading",
+        "_is_resting",
         "_is_writable",
         "_paced_bytes",
         "_phase",
@@ -92,6 +95,8 @@ class Connection(asyncio.Protocol):
         self._discarded: LengthReader | None = None
         """What is left of a body that nobody wants, if its end is known."""
         self._is_reading = True
+        self._is_resting = False
+        """Whether it goes on with what is held after the others' turn."""
         self._is_writable = True
         self._has_ended = False
         self._due_at = 0.0
@@ -261,7 +266,12 @@ class Connection(asyncio.Protocol):
         if self.is_leaving and self._phase is _Phase.IDLE:  # since before it could be told
             self.close()
 
+    def _go_on(self) -> None:
+        self._is_resting = False
+        self._next()
+
     def _take(self, data: bytes) -> None:
+        heads = 0
         while data:
             phase, visit = self._phase, self._visit
             if phase is _Phase.OVER:
@@ -274,6 +284,12 @@ class Connection(asyncio.Protocol):
             elif phase is _Phase.IDLE or phase is _Phase.HEAD:
                 if not self._is_writable:  # It sends requests, but does not take the answers.
                     break
+                if heads == _MOST_AT_ONCE:
+                    if not self._is_resting:
+                        self._is_resting = True
+                        self._shared.loop.call_soon(self._go_on)
+                    break
+                heads += 1
                 data = self._take_head(data)
             else:
                 data = self._discard(data)

@@ -235,6 +235,24 @@ def test_a_refusal_of_the_reception_is_an_answer_with_a_reason() -> None:
     run(main())
 
 
+def test_one_client_that_sends_many_requests_at_once_does_not_hold_up_the_others() -> None:
+    async def main() -> None:
+        refused = Refused(404, "no_route", "nowhere")
+        async with world(answers_ok, rule=lambda head, body: refused) as (_, gateway), client_of(gateway) as client:
+            writing = asyncio.ensure_future(client.say(GET * 3000))
+            most, before = 0, 0
+            while before < 3000:
+                await asyncio.sleep(0)
+                now = len(gateway.records)
+                most, before = max(most, now - before), now
+            await writing
+            assert most < 100, f"{most} requests in one turn of the loop"
+            for _ in range(3000):
+                assert (await client.answer())[0].startswith(b"HTTP/1.1 404 ")
+
+    run(main())
+
+
 def test_what_the_reception_tells_is_an_answer_and_the_connection_goes_on() -> None:
     async def main() -> None:
         told = Told("models", b'{"object": "list"}', key="alice")
