@@ -82,6 +82,6 @@ def cancel(
     given = {"ask": ask, "tenant": tenant, "older_than": older_than, "all": every or None}
     conditions = {name: value for name, value in given.items() if value is not None}
     if not conditions:
-        raise typer.BadParameter("say which: --ask N, --tenant T, --older-than TIME or --all", param_hint="SERVICE")
+        raise typer.BadParameter("say which: --ask N, --tenant T, --older-than TIME or --all")
     asked = Asked(service, port, account, registry, broker, api=api, token_file=token_file, home=home)
     cancel_asks(asked, conditions, output)

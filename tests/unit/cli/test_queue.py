@@ -139,6 +139,11 @@ def test_who_watches_follows_a_broker_to_another_address(tmp_path: Path) -> None
     asyncio.run(scenario())
 
 
+def test_whom_to_take_out_has_to_be_said() -> None:
+    _, errors = said("queue", "cancel", KEY.service, code=2)
+    assert "Invalid value: say which: --ask N, --tenant T, --older-than TIME or --all" in errors
+
+
 def test_another_token_sees_nothing(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUSTER_TOKEN", "s3cret")
     _, errors = said("queue", "show", KEY.service, "--broker", broker, code=1)
