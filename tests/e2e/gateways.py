@@ -22,11 +22,11 @@ from muster.registry import connect
 from tests.e2e.world import MUSTER, is_alive
 
 T = TypeVar("T")
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 40.0
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "HOME")
 
 
-def run(main: Coroutine[Any, Any, T], seconds: float = 50) -> T:
+def run(main: Coroutine[Any, Any, T], seconds: float = 200) -> T:
     """Run a test with a bound on its time."""
 
     async def bounded() -> T:

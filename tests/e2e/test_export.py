@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import http.server
+import socket
 import ssl
 import subprocess
 import threading
@@ -42,7 +43,7 @@ def _proxies() -> None:
 
 KEY = ServiceKey("admin", "digits")
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 NGINX = """
 daemon off;
@@ -149,7 +150,7 @@ def process(*command: str) -> Iterator[subprocess.Popen[bytes]]:
             yield running
         finally:
             running.terminate()
-            running.wait(10)
+            running.wait(DEADLINE_SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -198,6 +199,14 @@ class Caller(threading.Thread):
         self.join()
 
 
+def listens(path: Path) -> bool:
+    """Tell whether a proxy takes connections: its socket has a name before it does."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(path))
+        return True
+    return False
+
+
 async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not is_so():  # noqa: ASYNC110 another process makes it so
@@ -220,7 +229,7 @@ def test_requests_go_on_while_the_export_reloads_nginx(tmp_path: Path, backends:
             await put(1, "a")
             await until(written.exists)
             with process("nginx", "-p", str(tmp_path), "-c", str(config)):
-                await until((tmp_path / "socket").exists)
+                await until(lambda: listens(tmp_path / "socket"))
                 caller = Caller(tmp_path / "socket")
                 caller.start()
                 try:
@@ -262,7 +271,7 @@ def test_tls_goes_to_whom_the_authority_of_the_set_has_signed_and_to_nobody_else
             await registry.publish(KEY, EndpointSet(1, 1, endpoints, published_at=NOW, ca_pem=pem))
             await until(written.exists)
         with process(*command):
-            await until((tmp_path / "socket").exists)
+            await until(lambda: listens(tmp_path / "socket"))
             caller = Caller(tmp_path / "socket")
             caller.start()
             try:
@@ -289,7 +298,7 @@ def test_haproxy_asks_a_container_by_the_name_that_its_address_has(tmp_path: Pat
     transport = httpx.HTTPTransport(uds=str(tmp_path / "socket"))
     try:
         with process("haproxy", "-db", "-f", str(main), "-f", str(written)):
-            asyncio.run(until((tmp_path / "socket").exists))
+            asyncio.run(until(lambda: listens(tmp_path / "socket")))
             with httpx.Client(transport=transport, base_url="http://digits") as client:
                 assert client.get("/host").text == authority
     finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import SERVE, World, assert_legal
+from tests.e2e.world import PATIENCE_SECONDS, SERVE, World, assert_legal
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def test_following_events_shows_each_once_and_ends_with_130_on_ctrl_c(shared: Wo
         shared.deploy("followed", 1)
         lines = [json.loads(following.stdout.readline()) for _ in range(6)]
         following.send_signal(signal.SIGINT)
-        assert following.wait(10) == 130
+        assert following.wait(PATIENCE_SECONDS) == 130
         assert following.stderr.read() == ""
     assert [line["status"] for line in lines] == [
         "creating",
@@ -86,7 +86,7 @@ def test_following_logs_ends_with_the_container(shared: World) -> None:
         assert following.stdout.readline() == "hello\n"
         shared.cli("delete", "talker", "-y")
         assert following.stdout.read() == "bye\n"
-        assert following.wait(10) == 0
+        assert following.wait(PATIENCE_SECONDS) == 0
 
 
 def test_the_log_holds_only_what_is_ours(shared: World) -> None:

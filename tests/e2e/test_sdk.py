@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 import muster
-from tests.e2e.world import SERVE, World
+from tests.e2e.world import PATIENCE_SECONDS, SERVE, World
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def test_the_sdk_serves_on_while_the_server_is_dead(shared: World, who: set[str]
 @pytest.mark.parametrize("kind", ["async", "sync"])
 def test_a_response_broken_by_a_kill_is_sent_again_elsewhere_if_marked_idempotent(shared: World, kind: str) -> None:
     with broken_in_the_middle(shared, kind, is_idempotent=True) as (answer, killed):
-        text = answer.result(30)
+        text = answer.result(PATIENCE_SECONDS)
     half = text[: len(text) // 2]
     assert text == half * 2, "it is whole, and of one container"
     assert half != killed
@@ -67,7 +67,7 @@ def test_a_response_broken_by_a_kill_is_an_error_of_the_caller_without_the_mark(
         broken_in_the_middle(shared, kind, is_idempotent=False) as (answer, _),
         pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)),
     ):
-        answer.result(30)
+        answer.result(PATIENCE_SECONDS)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def sftp(folder: Path, *commands: str) -> subprocess.CompletedProcess[str]:
     """Run commands of ``sftp`` on a server that begins in a folder."""
     words = ["sftp", "-b", "-", "-D", SERVER]
     return subprocess.run(
-        words, input="\n".join(commands) + "\n", cwd=folder, capture_output=True, text=True, timeout=50, check=False
+        words, input="\n".join(commands) + "\n", cwd=folder, capture_output=True, text=True, timeout=200, check=False
     )
 
 

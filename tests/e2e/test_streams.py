@@ -18,7 +18,7 @@ import muster
 from tests.e2e.traffic import Traffic
 from tests.e2e.world import World
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SERVICE = Path(__file__).with_name("stream_service.py")
 STREAMS = 100
@@ -26,6 +26,11 @@ STREAM_SECONDS = 30
 SERVER_KILLS = 50
 INGRESS_KILLS = 20
 GIB = 1 << 30
+HEARD_SECONDS = 5.0
+"""Until every client knows that a replica drains: a set is published and read while a hundred streams run. They keep
+the replica for several times as long, so who goes on sending is found."""
+AWAY_SECONDS = 15.0
+"""What a start of the ingress may take on a busy machine; benchmarks tell what it takes on an idle one."""
 FILE = """
 name: {name}
 replicas: {replicas}
@@ -95,9 +100,9 @@ def test_streams_outlive_a_scale_in_and_a_rollout_and_nothing_new_reaches_who_dr
         line
         for line in arrivals_of(world).read_text().splitlines()
         for at, who, path in [line.split()]
-        if path == "/?from=traffic" and float(at) > told.get(who, float("inf")) + 1
+        if path == "/?from=traffic" and float(at) > told.get(who, float("inf")) + HEARD_SECONDS
     ]
-    assert not late, "a request reached a replica more than a second after it was to drain"
+    assert not late, f"a request reached a replica more than {HEARD_SECONDS:g} s after it was to drain"
     drained = [e.message for e in world.events() if e.kind == "drain"]
     assert drained.count("nothing is in flight: stopping") == 4
 
@@ -134,7 +139,7 @@ def test_a_killed_ingress_is_back_with_the_same_addresses_and_only_what_was_in_i
     if not has_server:
         world.kill(world.server_pid)
     url, trust = first[0].url_6006, world.trust()
-    begun_at_failure: list[float] = []
+    failures: list[tuple[float, float]] = []
     answered = [0]
     is_over = threading.Event()
 
@@ -142,10 +147,10 @@ def test_a_killed_ingress_is_back_with_the_same_addresses_and_only_what_was_in_i
         while not is_over.is_set():
             begun = time.monotonic()
             try:
-                httpx.get(url, verify=trust, trust_env=False, timeout=5).raise_for_status()
+                httpx.get(url, verify=trust, trust_env=False, timeout=20).raise_for_status()
                 answered[0] += 1
             except httpx.HTTPError:
-                begun_at_failure.append(begun)
+                failures.append((begun, time.monotonic()))
 
     callers = [threading.Thread(target=call) for _ in range(2)]
     for caller in callers:
@@ -164,9 +169,9 @@ def test_a_killed_ingress_is_back_with_the_same_addresses_and_only_what_was_in_i
         is_over.set()
         for caller in callers:
             caller.join()
-    outside = [begun for begun in begun_at_failure if not any(killed - 5 <= begun <= up for killed, up in back)]
-    assert not outside, "a request failed that began while the ingress was there"
-    assert max(up - killed for killed, up in back) < 5, "seconds away; the figure is in benchmarks"
+    outside = [each for each in failures if not any(each[0] <= up and killed <= each[1] for killed, up in back)]
+    assert not outside, "a request failed while the ingress was there from its beginning to its end"
+    assert max(up - killed for killed, up in back) < AWAY_SECONDS
     if has_server:
         again = world.until_ready(uuid, 2)
         assert [(each.uuid, each.url_6006) for each in again] == [(each.uuid, each.url_6006) for each in first]
@@ -227,7 +232,11 @@ def test_a_container_whose_port_is_open_but_that_answers_nobody_is_found(shared:
     (container,) = shared.until_ready(uuid, 1)
     with contextlib.suppress(httpx.ReadTimeout):
         httpx.get(container.url_6006, verify=shared.trust(), trust_env=False, timeout=5)
-    told = [each.message for each in shared.events() if each.kind == "unready" and each.deployment_uuid == uuid]
+
+    def unready() -> list[str]:
+        return [each.message for each in shared.events() if each.kind == "unready" and each.deployment_uuid == uuid]
+
+    told = shared.until(unready, "it is found")
     assert [text.partition(" for ")[0] for text in told] == ["its port is open, but it has answered nobody"]
     shared.cli("delete", "mute", "-y")
 

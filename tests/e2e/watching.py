@@ -17,7 +17,7 @@ from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.registry import connect
 from tests.e2e.world import MUSTER
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class Watching:

@@ -344,7 +344,7 @@ def test_following_events_goes_on_after_the_server_was_away_and_ends_with_ctrl_c
         server.come_back()
         after = [json.loads(process.stdout.readline()) for _ in range(5)]
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(20) == 130
     statuses = ["creating", "created", "starting", "oss_merged", "running"]
     assert [(row["container_uuid"], row["status"]) for row in before] == [(first, each) for each in statuses]
     assert [(row["container_uuid"], row["status"]) for row in after] == [(second, each) for each in statuses]

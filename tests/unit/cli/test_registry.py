@@ -258,7 +258,7 @@ class Watch:
 
     def end(self) -> int:
         self._process.send_signal(signal.SIGINT)
-        code = self._process.wait(10)
+        code = self._process.wait(20)
         for thread in self._threads:
             thread.join(10)
         for pipe in (self._process.stdout, self._process.stderr):

@@ -65,7 +65,7 @@ def test_several_may_wait_and_one_may_give_up(tmp_path: Path) -> None:
         await asyncio.wait([impatient])
         assert impatient.cancelled()
         os.kill(process.pid, signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await patient == -signal.SIGTERM
 
     with started(LONG, tmp_path / "log") as process:
@@ -102,7 +102,7 @@ def test_the_holder_of_a_lock_is_adopted_waited_for_and_ended(tmp_path: Path) ->
         assert adopted.pid == holder.pid
         asyncio.run(adopted.end(10))
         assert asyncio.run(adopted.wait()) is None, "the code of what is not our child is not ours to know"
-        assert holder.wait(5) == -signal.SIGTERM
+        assert holder.wait(20) == -signal.SIGTERM
         adopted.close()
 
 
