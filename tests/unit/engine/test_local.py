@@ -19,6 +19,7 @@ from muster.engine.port import Phase, StopOrder
 from muster.errors import EngineRejected, EngineUnavailable
 from muster.model.container import Reason
 from muster.testing.conformance.engine import (
+    DEADLINE_SECONDS,
     FOREVER,
     HERE,
     is_alive,
@@ -84,7 +85,7 @@ import asyncio, os, signal
 from muster.engine.local import LocalEngine
 from muster.testing.conformance.engine import launch, make_run
 async def main():
-    run = make_run("sleep 0.5; exit 6")
+    run = make_run("until [ -e {tmp_path}/go ]; do sleep 0.01; done; exit 6")
     await launch(LocalEngine({str(root)!r}), run)
     print(run.ref.container_id, flush=True)
     os.killpg(0, signal.SIGKILL)
@@ -99,6 +100,7 @@ asyncio.run(main())
         (found,) = await engine.observe_all(HERE)
         assert found.ref.container_id == server.stdout.decode().strip()
         assert found.phase is Phase.RUNNING
+        (tmp_path / "go").touch()
         assert (await until(engine, found.ref, Phase.EXITED)).exit_code == 6
 
     play(root, scenario)
@@ -343,7 +345,7 @@ def test_watching_leaves_no_descriptor_behind(tmp_path: Path) -> None:
             await launch(engine, make_run())
         assert descriptors() == before + 5
         await engine.purge()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while descriptors() != before:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await launch(engine, make_run())
@@ -357,20 +359,21 @@ def test_watching_leaves_no_descriptor_behind(tmp_path: Path) -> None:
 
 
 def test_a_rescan_finds_what_somebody_else_did(tmp_path: Path) -> None:
-    run = make_run()
-
     async def scenario(engine: LocalEngine) -> None:
         other = LocalEngine(tmp_path / "root")
-        hints = engine.watch()
+        hints, created = engine.watch(), set[str]()
 
         async def hear() -> str:
             return await anext(hints)
 
-        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(DEADLINE_SECONDS), asyncio.TaskGroup() as tasks:
             first = tasks.create_task(hear())
-            await asyncio.sleep(0.2)
-            await other.create(run)
-            assert await first == run.ref.container_id
+            while not first.done():  # what is there when the watch begins is no news to it
+                run = make_run()
+                created.add(run.ref.container_id)
+                await other.create(run)
+                await asyncio.sleep(0.1)
+        assert first.result() in created
         await other.aclose()
 
     play(tmp_path / "root", scenario, rescan_seconds=0.05)

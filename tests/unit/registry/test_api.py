@@ -309,7 +309,7 @@ def test_who_names_no_account_is_told_whose_the_token_is(
             await connection.service("digits").wait_ready(timeout=10)
         async with muster.connect(f"muster+{server.url}") as connection:
             with pytest.raises(NoEndpoints, match="known: member/digits/6006"):
-                await connection.service("digits").wait_ready(timeout=1)
+                await connection.service("digits").wait_ready(timeout=3)
 
     asyncio.run(scenario())
     assert "connect with account='member'" in caplog.text

@@ -157,7 +157,7 @@ class TestWatchAndTrouble:
                 )
                 began = time.monotonic()
                 failures = await asyncio.gather(*calls, return_exceptions=True)
-                assert time.monotonic() - began < 4.0, "a deadline of two seconds, and a busy machine"
+                assert time.monotonic() - began < 8.0, "two seconds for all at once, not one after the other"
                 assert [type(each) for each in failures] == [RegistryUnavailable] * len(calls)
                 assert all("no answer within 2 s" in str(each) for each in failures)
                 etcd.resume()

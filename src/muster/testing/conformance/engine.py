@@ -34,6 +34,8 @@ HERE, THERE = MachineId("aaaaaaaaaa"), MachineId("bbbbbbbbbb")
 OURS, THEIRS = "ours", "theirs"
 FOREVER = "sleep infinity"
 DEADLINE_SECONDS = 20.0
+SOON_SECONDS = 4.0
+"""For a hint: less than the five seconds after which an engine may look at everything by itself."""
 AT_ONCE = StopOrder(before_seconds=0.5, term_seconds=0.3)
 
 
@@ -456,7 +458,7 @@ class EngineConformance:
             async with self._client(open_engine) as engine:
                 seen = [await engine.observe(run.ref) for run in (ended, runs_on, waits)]
                 await engine.start(runs_on.ref)
-                await engine.stop(runs_on.ref, AT_ONCE)
+                await engine.stop(runs_on.ref, StopOrder(term_seconds=DEADLINE_SECONDS))
                 assert (await until(engine, runs_on.ref, Phase.EXITED)).exit_code == 143
                 await engine.start(waits.ref)
                 assert (await until(engine, waits.ref, Phase.EXITED)).exit_code == 0
@@ -473,7 +475,7 @@ class EngineConformance:
             run = make_run("sleep 0.2")
             async with aclosing(cast("Any", engine.watch())) as hints:
                 await launch(engine, run)
-                async with asyncio.timeout(3):
+                async with asyncio.timeout(SOON_SECONDS):
                     async for hint in hints:
                         if hint == run.ref.container_id and (await engine.observe(run.ref)).phase is Phase.EXITED:
                             break
@@ -488,7 +490,7 @@ class EngineConformance:
             await old.aclose()
             async with self._client(open_engine) as engine, aclosing(cast("Any", engine.watch())) as hints:
                 await engine.observe_all(HERE)
-                async with asyncio.timeout(3):
+                async with asyncio.timeout(SOON_SECONDS):
                     await engine.stop(run.ref, AT_ONCE)
                     async for hint in hints:
                         if hint == run.ref.container_id and (await engine.observe(run.ref)).phase is Phase.EXITED:

@@ -27,7 +27,7 @@ PutForeign = Callable[[ServiceKey], None]
 KEY = ServiceKey("admin", "0123456789")
 OTHER = ServiceKey("admin", "9876543210")
 NAME = ServiceKey("admin", "digits")
-DEADLINE_SECONDS = 5.0
+DEADLINE_SECONDS = 20.0
 QUIET_SECONDS = 0.3
 """How long a watch is observed to yield nothing: several times what any registry takes to deliver a change."""
 
@@ -485,7 +485,7 @@ def _run(open_registry: OpenRegistry, scenario: Callable[[Registry], Coroutine[A
             await registry.aclose()
         left: set[asyncio.Task[Any]] = asyncio.all_tasks() - {asyncio.current_task()}
         if left:  # a driver's own task may need a moment to see that its call was cancelled
-            _, left = await asyncio.wait(left, timeout=1.0)
+            _, left = await asyncio.wait(left, timeout=DEADLINE_SECONDS)
         assert not left, f"left behind: {left}"
 
     asyncio.run(world())
