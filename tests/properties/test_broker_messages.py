@@ -84,6 +84,7 @@ def test_an_ask_is_read_as_it_was_said(said: Wanted) -> None:
             ENDPOINTS,
             st.builds(Ask, features=st.none(), demands=st.dictionaries(NAMES, st.integers(0, 9), max_size=2)),
             SECONDS,
+            st.none() | IDS,
         ),
         max_size=4,
     )
@@ -99,7 +100,7 @@ def test_a_report_is_read_as_it_was_said(said: Report) -> None:
 
 @given(
     st.builds(Welcome, TEXTS, NUMBERS, SECONDS, st.floats(0.05, 60.0)),
-    st.builds(Grant, IDS, TEXTS, NUMBERS, st.none() | ENDPOINTS, st.booleans()),
+    st.builds(Grant, IDS, TEXTS, NUMBERS, st.none() | ENDPOINTS, st.none() | IDS, st.booleans()),
     st.sets(st.integers(0, 2**63 - 1), max_size=50),
 )
 def test_what_a_broker_says_is_read_as_it_was_said(welcome: Welcome, grant: Grant, held: set[int]) -> None:
@@ -176,7 +177,7 @@ TO_DESK = {
         {
             "leases": st.lists(
                 st.fixed_dictionaries(
-                    {"id": st.integers(5, 9), "endpoint": ENDPOINT}, optional={"seconds": SECONDS, **SAID}
+                    {"id": st.integers(5, 9), "endpoint": ENDPOINT}, optional={"seconds": SECONDS, "limit": IDS, **SAID}
                 ),
                 max_size=2,
                 unique_by=lambda each: each["id"],
@@ -187,7 +188,7 @@ TO_DESK = {
     "evict": st.fixed_dictionaries({"all": st.booleans(), "older_than": st.floats(0.0, 2.0)}),
 }
 TO_SEAT = {
-    "grant": fields("id", "replica", "time", endpoint=ENDPOINT, tell=st.booleans()),
+    "grant": fields("id", "replica", "time", endpoint=ENDPOINT, limit=IDS, tell=st.booleans()),
     "refuse": st.tuples(
         fields("id"), st.fixed_dictionaries({"reason": st.sampled_from(["timeout", "no_endpoints"])})
     ).map(lambda parts: {**parts[0], **parts[1]}),
