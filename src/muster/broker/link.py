@@ -179,6 +179,7 @@ class _Connection(asyncio.Protocol):
         self._is_flushing = False
         self._timer: asyncio.Handle | None = None
         self._due_at = 0.0
+        self._is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Introduce oneself."""
@@ -206,7 +207,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Go on without it, at once."""
         try:
-            self._gate.with_core(lambda _, now: self._seat.lost(now))
+            self._lose()
         finally:
             self._finish(None, str(exc or "") or "the connection ended")
 
@@ -215,10 +216,16 @@ class _Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._transport is not None and not self._transport.is_closing():
-            self._gate.with_core(lambda _, now: self._seat.lost(now))
+        if self._transport is not None:
+            self._lose()
             with contextlib.suppress(RuntimeError):  # the loop has ended, and its connections with it
                 self._transport.abort()
+
+    def _lose(self) -> None:
+        """Go on without it, once: its seat may be on another connection before the last is heard of this one."""
+        if not self._is_lost:
+            self._is_lost = True
+            self._gate.with_core(lambda _, now: self._seat.lost(now))
 
     def _take(self, data: bytes, _: object, now: float) -> Bye | None:
         for message in self._reader.feed(data):
@@ -272,7 +279,7 @@ class _Connection(asyncio.Protocol):
             self.was_up = self.was_up or self._seat.is_up
             self._set_timer()
         else:
-            self._gate.with_core(lambda _, now: self._seat.lost(now))
+            self._lose()
             silent = f"nothing was heard of it for {HEARTBEAT_SECONDS:g} s"
             self._finish(None, "this event loop was held up for too long" if was_lost else silent)
 

@@ -23,13 +23,15 @@ from muster.balancer.hedge import spare_lease
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
 from muster.broker import inspect, messages
+from muster.broker.address import read_address
 from muster.broker.inspect import Where
 from muster.broker.link import Link
-from muster.broker.messages import HEARTBEAT_SECONDS
+from muster.broker.messages import HEARTBEAT_SECONDS, Bye
 from muster.errors import BrokerRefused, BrokerUnavailable, InvalidSpec, QueueCancelled, QueueTimeout
 from muster.model.endpoint import EndpointSet, ServiceKey
 from muster.registry.file import FileRegistry
 from muster.registry.memory import Memory, MemoryRegistry
+from muster.tls.certificate import Certificates
 from tests.unit.balancer.servers import endpoint_set, ok, serving
 from tests.unit.broker.ground import KEY, NAME, TOKEN, Ground, ground, make_set, until
 
@@ -371,6 +373,31 @@ def test_who_looks_at_the_queue_is_told_why_that_is_not_to_be() -> None:
                 await inspect.show(at(broker, key=ServiceKey("admin", "nothing")))
             with pytest.raises(BrokerUnavailable, match="cannot be asked"):
                 await inspect.show(Where(("tcp://127.0.0.1:1",), None, KEY, TOKEN))
+
+    run(scenario)
+
+
+def test_a_standby_whose_connection_ends_slowly_takes_nothing_from_the_next_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS takes some turns of the loop to end a connection, a Unix socket none to make one."""
+    certificates = Certificates.open(tmp_path, names=["localhost"], certificate=None, key=None, leaf="broker")
+    only = replace(make_set("a"), ca_pem=(tmp_path / "tls" / "ca.pem").read_text())
+
+    async def scenario() -> None:
+        async with (
+            ground(
+                endpoints={KEY: only}, listen=read_address("tls://127.0.0.1:0"), tls=certificates.context
+            ) as standby,
+            ground(endpoints={KEY: only}, listen=read_address(f"unix://{tmp_path}/broker.sock")) as broker,
+        ):
+
+            async def elsewhere(key: ServiceKey, guest: object) -> Bye:
+                return Bye("standby", "another broker serves it")
+
+            monkeypatch.setattr(standby.services, "open", elsewhere)
+            async with client(standby.address.url, broker.address.url, endpoints=only) as gate:
+                await shared(gate)
 
     run(scenario)
 
