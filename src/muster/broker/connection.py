@@ -11,8 +11,10 @@ here, ends this connection and no other. A client that does not read is cut off 
 """
 
 import asyncio
+import contextlib
 import enum
 import logging
+from collections.abc import Iterator
 from typing import Protocol, cast
 
 from muster.broker import messages
@@ -25,7 +27,9 @@ MOST_HELD_BYTES = 64 * 1024
 """What a client may send while it is being looked up who it is."""
 LEAVE_SECONDS = 2.0
 """How long a last word may take to be sent."""
-_INSPECTS = frozenset({"show", "evict", "heartbeat"})
+MOST_QUESTIONS = 16
+"""What people may ask at once: an answer takes milliseconds where thousands wait, and everybody waits for it."""
+_QUESTIONS = frozenset({"show", "evict"})
 
 _log = logging.getLogger(__name__)
 
@@ -90,15 +94,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what arrived."""
         self.heard_at = self._loop.time()
-        if self.stage > Stage.SEATED:
-            return
-        try:
-            self._take(self._reader.feed(data), len(data))
-        except BadFrame as error:
-            self.dismiss(Bye(error.reason, str(error)))
-        except Exception:  # noqa: BLE001 - whatever it is, it is this client's alone
-            _log.exception("%r is sent away", self)
-            self.dismiss(Bye("failed", "the broker has failed over this message; its log says how"))
+        if self.stage <= Stage.SEATED:
+            with self._sent_away_if_it_fails():
+                self._take(self._reader.feed(data), len(data))
 
     def pause_writing(self) -> None:
         """Cut off who does not read."""
@@ -125,10 +123,8 @@ class Connection(asyncio.Protocol):
         self.heard_at = self._loop.time()  # what it said while it was looked up has only been held
         served.join(self, self.hello)
         held, self._held = self._held, []
-        try:
+        with self._sent_away_if_it_fails():
             self._take(held, 0)
-        except BadFrame as error:
-            self.dismiss(Bye(error.reason, str(error)))
 
     def dismiss(self, said: Bye) -> None:
         """Take leave, saying why."""
@@ -159,6 +155,16 @@ class Connection(asyncio.Protocol):
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @contextlib.contextmanager
+    def _sent_away_if_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BadFrame as error:
+            self.dismiss(Bye(error.reason, str(error)))
+        except Exception:  # noqa: BLE001 - whatever it is, it is this client's alone
+            _log.exception("%r is sent away", self)
+            self.dismiss(Bye("failed", "the broker has failed over this message; its log says how"))
+
     def _take(self, found: list[Message], size: int) -> None:
         if self.stage is Stage.SEATED:
             self._serve(found)
@@ -178,9 +184,12 @@ class Connection(asyncio.Protocol):
         assert self.hello is not None
         desk, inspects = served.desk, self.hello.purpose == "inspect"
         try:
+            if inspects and len(found) > MOST_QUESTIONS:
+                raise BadFrame(f"more than {MOST_QUESTIONS} questions at once: wait for an answer before the next")
             for message in found:
-                if inspects and message["type"] not in _INSPECTS:
-                    raise BadFrame(f"{message['type'][:60]!r}: who came to inspect says {', '.join(sorted(_INSPECTS))}")
+                kind = message["type"]
+                if kind != "heartbeat" and (kind in _QUESTIONS) != inspects:
+                    raise BadFrame(f"{kind[:60]!r} is not for who came to {self.hello.purpose}")
                 desk.take(self, message)
                 if self.stage is not Stage.SEATED:
                     return

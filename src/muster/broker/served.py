@@ -45,6 +45,7 @@ class Served:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
+        self._rests_until = -math.inf
 
     @property
     def endpoints(self) -> EndpointSet | None:
@@ -95,15 +96,12 @@ class Served:
 
     def rearm(self) -> None:
         """See that the desk is woken in time; call it after everything that was said to the desk."""
-        at = self.desk.next_tick
+        at = max(self.desk.next_tick, self._rests_until)
         if at < self._rings_at:
-            self._set(at, max(SHORTEST_SECONDS, at - self._monotonic()))
-
-    def _set(self, at: float, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._rings_at = at
-        self._timer = self._loop.call_later(seconds, self._ring)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._rings_at = at
+            self._timer = self._loop.call_later(max(SHORTEST_SECONDS, at - self._monotonic()), self._ring)
 
     def _ring(self) -> None:
         self._timer, self._rings_at = None, math.inf
@@ -112,5 +110,5 @@ class Served:
                 self.desk.tick()
         except Exception:  # noqa: BLE001 - whatever it is, the other services go on, and this one tries
             _log.exception("%s: the queue could not be looked at", self.key)
-            self._set(self._monotonic() + AFTER_ERROR_SECONDS, AFTER_ERROR_SECONDS)
+            self._rests_until = self._monotonic() + AFTER_ERROR_SECONDS
         self.rearm()

@@ -228,12 +228,17 @@ class Broker:
                 if connection.stage is Stage.SEATED and connection.hello is not None:
                     by_token[connection.hello.token].append(connection)
             for token, connections in by_token.items():
-                with contextlib.suppress(MusterError, TimeoutError):  # nobody knows: it stays
+                try:
                     async with asyncio.timeout(ADMISSION_SECONDS):
                         account = await self._authenticate(token)
-                    for connection in connections:
-                        if connection.hello is None or account != connection.hello.key.account:
-                            connection.dismiss(_UNAUTHENTICATED)
+                except (MusterError, TimeoutError):
+                    continue  # nobody knows: they stay
+                except Exception:  # noqa: BLE001 - whatever it is, it says nothing of this token, nor of others
+                    _log.exception("a token cannot be looked at again, and its connections stay")
+                    continue
+                for connection in connections:
+                    if connection.hello is None or account != connection.hello.key.account:
+                        connection.dismiss(_UNAUTHENTICATED)
 
 
 def _clear(path: Path) -> None:

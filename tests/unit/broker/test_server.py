@@ -15,6 +15,7 @@ from muster.balancer.ask import NOTHING_SAID
 from muster.broker import messages
 from muster.broker import server as server_module
 from muster.broker.address import read_address
+from muster.broker.connection import MOST_QUESTIONS
 from muster.broker.frames import frame
 from muster.broker.messages import VERSION, Hello
 from muster.broker.server import Broker
@@ -268,18 +269,19 @@ class TestEndings:
             slow = await here.connect()
             await slow.hello(KEY, TOKEN)
             cast("asyncio.Transport", slow.writer.transport).pause_reading()
+            (connection,) = here.broker.connections
+
+            async def pour() -> None:
+                while True:
+                    slow.say(*(messages.beat([]) for _ in range(1000)))
+                    await slow.writer.drain()
+
+            pouring = asyncio.create_task(pour())
             async with here.client() as quick:
-
-                async def pour() -> None:
-                    while True:
-                        slow.say(*(messages.beat([]) for _ in range(1000)))
-                        await slow.writer.drain()
-
-                pouring = asyncio.create_task(pour())
-                await until(lambda: len(here.broker.connections) == 1, "the slow one is cut off", 30)
                 await quick.lease()
-                pouring.cancel()
-                await asyncio.gather(pouring, return_exceptions=True)
+            await until(lambda: connection not in here.broker.connections, "the slow one is cut off", 30)
+            pouring.cancel()
+            await asyncio.gather(pouring, return_exceptions=True)
             slow.abort()
 
         run(scenario)
@@ -303,6 +305,35 @@ class TestEndings:
                 await other.lease()
 
         run(scenario)
+
+    def test_a_failure_over_what_was_said_before_the_welcome_is_told_at_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario(here: Ground) -> None:
+            async with here.client() as other:
+                desk = here.services._known(KEY).desk  # type: ignore[union-attr]
+                monkeypatch.setattr(desk, "take", lambda visitor, message: 1 / 0)
+                async with await here.connect() as unlucky:
+                    unlucky.say(messages.hello(Hello(KEY, TOKEN)), messages.cancel(99))
+                    assert (await unlucky.get("welcome"))["type"] == "welcome"
+                    assert await unlucky.farewell() == "failed"
+                    assert desk.visitors == 1
+                monkeypatch.undo()
+                await other.lease()
+
+        run(scenario)
+
+    def test_a_failure_over_a_token_that_is_looked_at_again_ends_nothing(self) -> None:
+        async def scenario(here: Ground) -> None:
+            async with here.client() as client:
+                here.tokens.trouble = ZeroDivisionError()
+                await asyncio.sleep(0.15)
+                here.tokens.trouble = None
+                await client.lease()
+                del here.tokens.accounts[TOKEN]
+                assert await client.farewell() == "unauthenticated"
+
+        run(scenario, recheck_seconds=0.05)
 
     def test_stopping_says_goodbye_to_everybody(self) -> None:
         async def scenario(here: Ground) -> None:
@@ -429,6 +460,30 @@ class TestInspecting:
                 assert (refused["id"], refused["reason"]) == (waiting, "cancelled")
 
         run(scenario, endpoints={KEY: make_set("a")})
+
+    def test_who_asks_for_slots_asks_nothing_else(self) -> None:
+        async def scenario(here: Ground) -> None:
+            async with here.client() as client:
+                client.say({"type": "show"})
+                assert await client.farewell() == "not_understood"
+
+        run(scenario)
+
+    def test_who_asks_without_end_holds_up_nobody(self) -> None:
+        """One answer takes milliseconds where a thousand wait, and a read may bring ten thousand questions."""
+
+        async def scenario(here: Ground) -> None:
+            async with here.client() as client, here.client(purpose="inspect") as person:
+                person.say(*[{"type": "evict", "tenant": "x"}] * 5000)
+                answers = 0
+                while (found := await person.next()) is not None and found["type"] == "evicted":
+                    answers += 1
+                assert found is not None
+                assert (found["type"], found["reason"]) == ("bye", "not_understood")
+                assert answers <= MOST_QUESTIONS
+                await client.lease()
+
+        run(scenario)
 
     def test_who_came_to_inspect_takes_no_slot(self) -> None:
         async def scenario(here: Ground) -> None:
