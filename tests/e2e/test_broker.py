@@ -18,6 +18,7 @@ from muster.broker.address import read_address
 from muster.broker.holding import LEASE_SECONDS, LOOKS_PER_LEASE
 from muster.broker.messages import HEARTBEAT_SECONDS
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
+from muster.processes.http import free_port
 from muster.registry import connect
 from tests.e2e.brokers import Brokers, Running, brokers_in, granted_at
 from tests.e2e.watching import watchers_in
@@ -133,7 +134,7 @@ class TestInsideOfAServer:
 
     def test_a_second_home_on_one_host_takes_another_port(self, tmp_path: Path) -> None:
         worlds = [World(tmp_path / name) for name in ("one", "two")]
-        port = "7691"
+        port = str(free_port("127.0.0.1"))
         try:
             urls = []
             for world in worlds:
