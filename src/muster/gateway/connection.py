@@ -39,7 +39,7 @@ _SLOWEST_BYTES = 1024
 _JOINED_BYTES = 16 * 1024
 """Up to this, copying pieces into one costs less than a TLS record for each."""
 _LOOK_SECONDS = 1.0
-"""A client that is not read, since its body has nowhere to go yet, is looked at this often: has it gone?"""
+"""A client that is not read, since its body has nowhere to go for now, is looked at this often: has it gone?"""
 
 
 class _Phase(Enum):
@@ -475,8 +475,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def _is_unseen(self) -> bool:
-        """Whether the loop would not tell that the client goes while its request waits."""
-        return not self._is_reading and self._forward is not None and self._forward.is_waiting
+        """Whether the loop would not tell that the client goes. Raw bytes may end one way, and are still to be read."""
+        return not self._is_reading and self._forward is not None and not self._forward.is_spliced
 
     def _look_at_body(self, visit: Visit, now: float) -> None:
         """End a request whose body does not come; look again later if it does."""

@@ -104,11 +104,6 @@ class Forward:
         return self._exchange is not None and self._exchange.is_spliced
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether nothing is being sent to a replica now."""
-        return self._exchange is None or (self._exchange.link is None and not self._exchange.is_over)
-
-    @property
     def is_stuck(self) -> bool:
         """Whether the replica takes no more for now."""
         link = self._link

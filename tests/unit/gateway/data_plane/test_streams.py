@@ -256,6 +256,27 @@ def test_a_slow_replica_slows_the_client_down() -> None:
     run(main())
 
 
+def test_a_client_that_goes_while_its_replica_takes_nothing_is_noticed() -> None:
+    async def main() -> None:
+        async def handle(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await backend.head(reader)
+            await backend.release.wait()
+
+        async with world(handle) as ((backend,), gateway):
+            async with client_of(gateway) as client:
+                await client.say(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (4 * LARGE))
+                client.writer.write(bytes(4 * LARGE))
+                (connection,) = gateway.protocols.guests.connections
+                await until(lambda: not connection._is_reading)
+                socket_of = client.writer.get_extra_info("socket")
+                socket_of.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await until(lambda: not gateway.in_flight)
+            assert [each.reason for each in gateway.records] == ["client_gone"]
+            backend.release.set()
+
+    run(main())
+
+
 def test_a_replica_behind_tls_is_trusted_by_the_ca_of_its_set(tmp_path: Path) -> None:
     async def main() -> None:
         server_tls, _ = certificate(tmp_path)
