@@ -1,7 +1,8 @@
 """What people see of a desk's queue, and which of its asks they mean when they take some out.
 
 In: the asks that wait, and what ``show`` and ``evict`` say. Out: messages, and the asks that are meant; the desk does
-the rest.
+the rest. Clients and tenants call themselves as they like, and an answer stays below what a connection may leave unread
+(``connection.MOST_UNREAD_BYTES``) all the same.
 """
 
 import math
@@ -16,15 +17,20 @@ from muster.broker.visit import Asked
 from muster.errors import QueueCancelled
 
 MOST_SHOWN = 1000
+"""Asks, and tenants: those that wait longest."""
 _CONDITIONS = ("ask", "tenant", "older_than", "all")
 
 
 def queue(waiting: Iterable[Asked], statistics: Statistics, *, clients: int, now: float) -> Message:
     """Return who waits, oldest first, the oldest of them by name."""
     by_age = sorted(waiting, key=lambda each: each.ticket.asked_at)
+    tenants = statistics.tenants
+    if len(tenants) > MOST_SHOWN:
+        tenants = tuple(sorted(tenants, key=lambda each: -each.oldest_seconds)[:MOST_SHOWN])
+    named = tuple(each._replace(tenant=_short(each.tenant)) for each in tenants)
     return {
         "type": "queue",
-        "statistics": service_value(statistics),
+        "statistics": service_value(statistics._replace(tenants=named)),
         "clients": clients,
         "waiting": len(by_age),
         "asks": [_shown(each, now) for each in by_age[:MOST_SHOWN]],
@@ -66,10 +72,15 @@ def _shown(asked: Asked, now: float) -> Message:
     ticket = asked.ticket
     return {
         "ask": asked.number,
-        "client": asked.visit.client,
-        "tenant": ticket.ask.tenant[:MOST_TEXT],
+        "client": _short(asked.visit.client),
+        "tenant": _short(ticket.ask.tenant),
         "priority": ticket.ask.priority,
         "waited": now - ticket.asked_at,
         "left": ticket.deadline - now,
         "cost": ticket.cost,
     }
+
+
+def _short(text: str) -> str:
+    """Return as much of a text as takes ``MOST_TEXT`` bytes in a frame, or a little more."""
+    return text[: MOST_TEXT if text.isascii() and text.isprintable() else MOST_TEXT // 6]

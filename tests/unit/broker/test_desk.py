@@ -11,8 +11,9 @@ from muster.balancer.ask import Ask
 from muster.balancer.balancer import Balancer
 from muster.balancer.lease import Outcome
 from muster.broker import messages
+from muster.broker.connection import MOST_UNREAD_BYTES
 from muster.broker.desk import LATE_SECONDS, MOST_OVER, MOST_UNSTARTED, Desk
-from muster.broker.frames import BadFrame
+from muster.broker.frames import BadFrame, frame
 from muster.broker.messages import MOST_HELD, MOST_TOLD, START_SECONDS, Bye, Held, Hello, Message, Wanted
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 
@@ -706,3 +707,18 @@ def test_deadlines_of_what_is_over_are_not_kept() -> None:
         client.asks(number, within=1000.0 + number % 7)
         client.says(messages.cancel(number))
     assert len(ground.desk._deadlines) <= MOST_OVER + 1
+
+
+@pytest.mark.parametrize("text", ["t", "é", "\x00"])
+def test_a_queue_is_shown_whatever_its_clients_and_tenants_call_themselves(text: str) -> None:
+    """What is longer would be cut off, and people would see nothing."""
+    ground = Ground(capacity=4000)
+    client = ground.client(text * 256)
+    for number in range(2000):
+        client.asks(number, ask=Ask(tenant=text * 1000 + str(number)))
+    (shown,) = client.says({"type": "show"})
+    assert len(frame(shown)) < MOST_UNREAD_BYTES
+    assert (shown["statistics"]["waiting"], shown["waiting"]) == (1999, 1999)
+    assert len(shown["asks"]) == len(shown["statistics"]["tenants"]) == 1000
+    oldest = shown["asks"][0], shown["statistics"]["tenants"][0]
+    assert oldest[0]["tenant"] == oldest[1]["tenant"] == (text * 1000)[: 256 if text == "t" else 42]
