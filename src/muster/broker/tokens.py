@@ -3,9 +3,11 @@
 An API's answer is good for a minute, so a client that comes back costs nothing, and a revoked token lets nobody in for
 longer than that. While the API does not answer, the last one serves on: a broker that turned everybody away because
 another server restarts would help nobody. What is unknown is remembered shortly, so that a client with a wrong token
-does not become a load on the API.
+does not become a load on the API. Neither do all clients of a broker that has just started: it asks once for all who
+come with the same token.
 """
 
+import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
@@ -46,6 +48,7 @@ class ApiTokens:
         self._open_api = open_api
         self._monotonic = monotonic
         self._answers: dict[bytes, _Answer] = {}
+        self._asking: dict[bytes, asyncio.Task[str | None]] = {}
 
     async def __call__(self, token: str) -> str | None:
         """Return the account that a token acts for. Raises ``FeedError`` where nobody can tell now."""
@@ -54,7 +57,7 @@ class ApiTokens:
         if last is not None and now - last.at < (UNKNOWN_SECONDS if last.account is None else KNOWN_SECONDS):
             return last.account
         try:
-            account = await self._ask(token)
+            account = await asyncio.shield(self._asked(digest, token))  # whoever gives up leaves the others to wait
         except FeedError:
             if last is not None and last.account is not None and now - last.at < LAST_SECONDS:
                 return last.account
@@ -64,6 +67,14 @@ class ApiTokens:
             del self._answers[next(iter(self._answers))]
         self._answers[digest] = _Answer(account, now)
         return account
+
+    def _asked(self, digest: bytes, token: str) -> "asyncio.Task[str | None]":
+        """Return the question that is under way, or ask; it ends by itself, in the API's time."""
+        found = self._asking.get(digest)
+        if found is None:
+            found = self._asking[digest] = asyncio.create_task(self._ask(token), name="broker asks for a token")
+            found.add_done_callback(lambda _: self._asking.pop(digest))
+        return found
 
     async def _ask(self, token: str) -> str | None:
         try:

@@ -117,3 +117,45 @@ def test_what_no_token_looks_like_is_none_and_what_is_remembered_is_bounded(monk
         assert len(tokens._answers) == 3
 
     run(scenario)
+
+
+def take_time(api: Api) -> None:
+    """Answer not before others have come, too."""
+    at_once = api.answer
+
+    async def later(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0.01)
+        return at_once(request)
+
+    api.answer = later  # type: ignore[method-assign, assignment]
+
+
+def test_all_who_come_with_one_token_at_once_are_asked_for_together() -> None:
+    """A broker that has just started sees all its clients within a second, and most have the account's one token."""
+
+    async def scenario(api: Api, tokens: ApiTokens) -> None:
+        take_time(api)
+        assert await asyncio.gather(*(tokens("a-token") for _ in range(100))) == ["ann"] * 100
+        assert api.calls == 1
+        api.is_away = True
+        found = await asyncio.gather(*(tokens("new") for _ in range(100)), return_exceptions=True)
+        assert {type(each) for each in found} == {FeedError}
+        assert api.calls == 2
+        api.is_away = False
+        assert await tokens("new") is None
+
+    run(scenario)
+
+
+def test_whoever_gives_up_asking_leaves_the_others_to_ask() -> None:
+    async def scenario(api: Api, tokens: ApiTokens) -> None:
+        take_time(api)
+        first, second, third = (asyncio.create_task(tokens("a-token")) for _ in range(3))
+        await asyncio.sleep(0)
+        first.cancel()
+        second.cancel()
+        assert await third == "ann"
+        assert first.cancelled()
+        assert second.cancelled()
+
+    run(scenario)
