@@ -45,8 +45,7 @@ _LOOK_SECONDS = 1.0
 class _Phase(Enum):
     IDLE = "between requests"
     HEAD = "amid a head"
-    HOLD = "the body decides, and is not all here"
-    FORWARD = "a request is under way, or its answer"
+    VISIT = "a request is under way, or its answer"
     DISCARD = "the body of a request that was answered without it; then the next request"
     LINGER = "answered for the last time; whatever comes is thrown away"
     OVER = "closed"
@@ -311,6 +310,7 @@ class Connection(asyncio.Protocol):
         except BadMessage as error:
             self._give_up(answers.not_understood(error.status, error.message))
             return b""
+        self._phase = _Phase.VISIT
         self._visit = visit = Visit(self._shared, head, self.peer.decode("latin-1"))
         self._ask(visit)
         return data[end:]
@@ -373,7 +373,6 @@ class Connection(asyncio.Protocol):
 
     def _hold(self, visit: Visit) -> None:
         """Hold the body, until it is all here."""
-        self._phase = _Phase.HOLD
         if visit.head.expects_continue:
             visit.is_continued = True
             self.write([b"HTTP/1.1 100 Continue\r\n\r\n"])
@@ -381,7 +380,6 @@ class Connection(asyncio.Protocol):
         self._expect_within(self._shared.hall.limits.body_seconds)
 
     def _send_on(self, visit: Visit, passage: Passage) -> None:
-        self._phase = _Phase.FORWARD
         self._forward = Forward(self, self._shared, visit, passage)
         if not visit.upload.is_complete:
             self._expect_within(self._shared.hall.limits.body_seconds)
