@@ -53,13 +53,13 @@ def connection(replicas: list[Endpoint], tmp_path: Path) -> Iterator[Connection]
 @contextlib.contextmanager
 def sdk(service: Service) -> Iterator[openai.OpenAI]:
     # Its annotations name httpx2, the successor that it comes with; clients of httpx are as good to it.
-    http_client: Any = httpx.Client(transport=service.transport())
+    http_client: Any = httpx.Client(transport=service.transport(), timeout=60)
     with openai.OpenAI(http_client=http_client, base_url="http://llm/v1", api_key="x", max_retries=0) as client:
         yield client
 
 
 def async_sdk(service: Service) -> openai.AsyncOpenAI:
-    http_client: Any = httpx.AsyncClient(transport=service.async_transport())
+    http_client: Any = httpx.AsyncClient(transport=service.async_transport(), timeout=60)
     return openai.AsyncOpenAI(http_client=http_client, base_url="http://llm/v1", api_key="x", max_retries=0)
 
 

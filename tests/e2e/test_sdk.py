@@ -25,7 +25,9 @@ def test_the_async_client_reaches_every_container(shared: World, who: set[str]) 
     async def scenario() -> None:
         async with muster.connect(shared.registry_url) as connection:
             service = connection.service("who")
-            async with httpx.AsyncClient(transport=service.async_transport(), base_url="http://who") as client:
+            async with httpx.AsyncClient(
+                transport=service.async_transport(), base_url="http://who", timeout=PATIENCE_SECONDS
+            ) as client:
                 await service.wait_ready(3)
                 answers = await asyncio.gather(*(client.get("/who") for _ in range(30)))
         assert {answer.text for answer in answers} == who
@@ -36,7 +38,10 @@ def test_the_async_client_reaches_every_container(shared: World, who: set[str]) 
 def test_the_sync_client_reaches_every_container(shared: World, who: set[str]) -> None:
     with muster.connect(shared.registry_url) as connection:
         transport = connection.service("who").transport()
-        with httpx.Client(transport=transport, base_url="http://who") as client, ThreadPoolExecutor(8) as threads:
+        with (
+            httpx.Client(transport=transport, base_url="http://who", timeout=PATIENCE_SECONDS) as client,
+            ThreadPoolExecutor(8) as threads,
+        ):
             answers = set(threads.map(lambda _: client.get("/who").text, range(60)))
     assert answers == who
 
@@ -44,7 +49,9 @@ def test_the_sync_client_reaches_every_container(shared: World, who: set[str]) -
 def test_the_sdk_serves_on_while_the_server_is_dead(shared: World, who: set[str]) -> None:
     with (
         muster.connect(shared.registry_url) as connection,
-        httpx.Client(transport=connection.service("who").transport(), base_url="http://who") as client,
+        httpx.Client(
+            transport=connection.service("who").transport(), base_url="http://who", timeout=PATIENCE_SECONDS
+        ) as client,
     ):
         killed = shared.server_pid
         shared.kill(killed)
@@ -94,7 +101,9 @@ def broken_in_the_middle(world: World, kind: str, *, is_idempotent: bool) -> "It
 def _post_sync(url: str, name: str, is_idempotent: bool) -> str:
     with (
         muster.connect(url) as connection,
-        httpx.Client(transport=connection.service(name).transport(), base_url="http://it") as client,
+        httpx.Client(
+            transport=connection.service(name).transport(), base_url="http://it", timeout=PATIENCE_SECONDS
+        ) as client,
     ):
         return client.post("/slow", extensions=_mark(is_idempotent)).text
 
@@ -103,7 +112,7 @@ def _post_async(url: str, name: str, is_idempotent: bool) -> str:
     async def scenario() -> str:
         async with muster.connect(url) as connection:
             transport = connection.service(name).async_transport()
-            async with httpx.AsyncClient(transport=transport, base_url="http://it") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://it", timeout=PATIENCE_SECONDS) as client:
                 return (await client.post("/slow", extensions=_mark(is_idempotent))).text
 
     return asyncio.run(scenario())

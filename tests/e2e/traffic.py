@@ -41,7 +41,8 @@ class Traffic:
         with ExitStack() as stack:
             connection = stack.enter_context(muster.connect(self._registry_url))
             transport = connection.service(self._service).transport()
-            client = stack.enter_context(httpx.Client(transport=transport, base_url=f"http://{self._service}"))
+            url = f"http://{self._service}"
+            client = stack.enter_context(httpx.Client(transport=transport, base_url=url, timeout=_PATIENCE_SECONDS))
             for _ in range(CALLERS):
                 caller = threading.Thread(target=self._call, args=(client,))
                 caller.start()

@@ -135,6 +135,8 @@ def answers(url: str, name: str, path: str, count: int = 30) -> set[str]:
     """Ask a service so often, found in a registry; returns the different answers."""
     with (
         muster.connect(url) as connection,
-        httpx.Client(transport=connection.service(name).transport(), base_url=f"http://{name}") as client,
+        httpx.Client(
+            transport=connection.service(name).transport(), base_url=f"http://{name}", timeout=PATIENCE_SECONDS
+        ) as client,
     ):
         return {client.get(path).raise_for_status().text for _ in range(count)}
