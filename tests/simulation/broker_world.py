@@ -41,7 +41,7 @@ class Weather:
     every: dict[str, float] = field(default_factory=dict)
     brokers: int = 1
     is_exact: bool = True
-    """Limits fall only after the set has said so."""
+    """Every replica declares its limit, and that falls only after the set has said so."""
 
 
 class World:

@@ -118,7 +118,9 @@ class Life:
 
     def new_machine(self, limit: int) -> None:
         name = f"r{next(self.names)}"
-        self.world.machines[name] = Machine(self.world, name, limit, self.rng.choice([0.7, 1.0, 1.5]))
+        slowness = self.rng.choice([0.7, 1.0, 1.5])
+        is_declared = self.world.weather.is_exact or self.rng.random() < 0.7
+        self.world.machines[name] = Machine(self.world, name, limit, slowness, is_declared=is_declared)
 
     def turn_over(self) -> None:
         """One comes, and one goes: from the set first, from the world when all that was sent to it has ended."""

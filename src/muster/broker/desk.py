@@ -333,12 +333,16 @@ class Desk:
         self._core.answered(given.lease, now)
 
     def _hold(self, visit: Visit, message: Message) -> None:
-        for held in messages.read_hold(message):
+        leases = messages.read_hold(message)
+        for held in leases:
             if held.id in visit.asked or held.id in visit.given:
                 raise BadFrame(f"hold: {held.id} is in use")
             if len(visit.given) >= MOST_HELD:
                 raise BadFrame(f"hold: more than {MOST_HELD} leases")
             self._take_in(visit, held)
+        for held in leases:  # when all have their slots, since more may be granted then
+            if held.limit is not None and held.id in visit.given:
+                self._core.follow_limit(visit.given[held.id].lease, held.limit, self._monotonic(), is_hint=True)
 
     # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -380,8 +384,6 @@ class Desk:
             lease = self._core.adopt(held.endpoint, held.ask, now, asked_at=now - held.seconds, seconds=held.seconds)
         except BalancerError:
             return  # closing
-        if held.limit is not None:
-            self._core.follow_limit(lease, held.limit, now, is_hint=True)
         visit.given[held.id] = Given(visit, held.id, lease, held.ask, is_started=True)
 
     def _take_back(self, given: Given, given_at: float, now: float) -> None:

@@ -553,6 +553,18 @@ def test_a_desk_that_has_found_a_limit_knows_better_than_who_comes() -> None:
     assert client.asks(3)[0]["limit"] == 16
 
 
+def test_what_a_client_has_found_gives_no_slot_that_it_has_taken_itself() -> None:
+    ground = Ground(UNDECLARED)
+    one, other = ground.client(), ground.client()
+    one.asks(1)
+    one.says(messages.start(1))
+    one.asks(2)
+    other.says(messages.hold(Held(number, UNDECLARED, Ask(), limit=3) for number in (1, 2)))
+    assert (one.kinds(), ground.in_flight) == ([], 3)
+    other.says(messages.report(1, Outcome.OK))
+    assert one.kinds() == [("grant", 2)]
+
+
 def test_a_declared_limit_is_no_clients_to_tell() -> None:
     ground = Ground()
     client = ground.client()
