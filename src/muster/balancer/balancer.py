@@ -364,6 +364,7 @@ class Balancer:
         hopeless: set[object] = set()
         barred = None
         favoured = self._queue.favoured
+        most_free = self._eligible.most_free()
         for ticket in self._queue.in_order():
             if ticket.deadline <= now:
                 continue
@@ -372,7 +373,8 @@ class Balancer:
             kind = (ticket.tried, ticket.queued_at, frozenset(ticket.demands.items())) if is_choosy else None
             if kind in hopeless:
                 continue
-            if self._grant(ticket, now, barred):
+            is_possible = all(amount <= most_free.get(name, math.inf) for name, amount in ticket.demands.items())
+            if is_possible and self._grant(ticket, now, barred):
                 self._queue.take(ticket)
                 served.append(ticket)
                 if not self._eligible.has_room():

@@ -61,6 +61,17 @@ class Eligible:
             free = [each for each in free if each.fits(ticket.demands)]
         return free
 
+    def most_free(self) -> dict[str, float]:
+        """Return how much of each budget is free at most where a slot is, infinity where such a replica has none.
+
+        Many may wait for memory, and to see that it is not there must not take a look at all replicas for each.
+        """
+        if not self.has_budgets:
+            return {}
+        roomy = [each for each in self.serving if each.in_flight < each.limit]
+        names = {name for each in roomy for name in each.endpoint.budgets}
+        return {name: max(each.free(name) for each in roomy) for name in names}
+
     def roomiest(self, demands: Demands) -> Replica | None:
         """Return where a request that fits nowhere now is likely to fit first; ``None`` if that needs no waiting."""
         able = [each for each in self.serving if each.endpoint.budgets and each.could_fit(demands)]

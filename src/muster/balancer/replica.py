@@ -4,6 +4,7 @@ A replica lives as long as its endpoint id is in the set, and after that until i
 returns before then is the same replica, so its running requests stay counted.
 """
 
+import math
 from collections import Counter
 
 from muster.balancer.ask import Demands
@@ -100,6 +101,11 @@ class Replica:
             name: demands[name] if name in demands else whole // self.limit
             for name, whole in self.endpoint.budgets.items()
         }
+
+    def free(self, name: str) -> float:
+        """Return how much of a budget our own requests leave, infinity where it has no such budget."""
+        whole = self.endpoint.budgets.get(name)
+        return math.inf if whole is None else whole - self.held[name]
 
     def fits(self, demands: Demands) -> bool:
         """Whether the request's memory is free, as far as our own requests hold it."""

@@ -2,6 +2,7 @@
 
 import datetime
 import random
+import time
 
 import pytest
 
@@ -106,6 +107,15 @@ class TestAdmission:
     def test_a_demand_beyond_every_budget_is_refused_and_the_error_says_what_there_is(self) -> None:
         with pytest.raises(NeverFits, match=r"vram_mb 20000 \(the largest replica has 16000\)"):
             ask(a_balancer(8_000, 16_000), Ask(demands={"vram_mb": 20_000}))
+
+    def test_those_that_wait_for_memory_cost_nothing_where_many_replicas_have_slots(self) -> None:
+        balancer = a_balancer(*[16_000] * 200)
+        for _ in range(200):
+            assert ask(balancer, Ask(demands={"vram_mb": 10_000}))
+        began_at = time.process_time()
+        for number in range(300):
+            assert not ask(balancer, Ask(demands={"vram_mb": 12_000}), number * 0.001)
+        assert time.process_time() - began_at < 1.0, "to look at each replica for each takes some seconds"
 
     def test_a_large_request_is_not_overtaken_for_ever_by_small_ones(self) -> None:
         balancer = a_balancer(16_000, concurrency=8)
