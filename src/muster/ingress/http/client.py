@@ -28,6 +28,8 @@ from muster.model.container import Address
 from muster.model.routes import Refusal, RouteState
 
 _MOST_HELD_BYTES = 64 * 1024
+_MOST_AT_ONCE = 16
+"""Heads of one client, before others have their turn: thousands fit into what is read at once."""
 _MOST_DISCARDED_BYTES = 64 * 1024
 """A body up to this is read and thrown away, to keep the connection of a request that was refused."""
 _JOINED_BYTES = 16 * 1024
@@ -68,6 +70,8 @@ class ClientSide(asyncio.Protocol):
         self._backend: BackendSide | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._is_reading = True
+        self._is_resting = False
+        """Whether it goes on with what is held after the others' turn."""
         self._is_writable = True
         self._has_ended = False
         self._due_at = 0.0
@@ -245,7 +249,12 @@ class ClientSide(asyncio.Protocol):
             self._take(data)
         self.regulate()
 
+    def _go_on(self) -> None:
+        self._is_resting = False
+        self._take_held()
+
     def _take(self, data: bytes) -> None:
+        heads = 0
         while data:
             exchange = self._exchange
             if exchange is None:
@@ -253,10 +262,16 @@ class ClientSide(asyncio.Protocol):
                     data = self._discard(data)
                 elif self._phase is _Phase.OVER:
                     return
-                elif self._is_writable:
-                    data = self._take_head(data)
-                else:  # It sends requests, but does not take the answers.
+                elif not self._is_writable:  # It sends requests, but does not take the answers.
                     break
+                elif heads == _MOST_AT_ONCE:
+                    if not self._is_resting:
+                        self._is_resting = True
+                        self._loop.call_soon(self._go_on)
+                    break
+                else:
+                    heads += 1
+                    data = self._take_head(data)
             elif exchange.is_spliced and self._backend is not None:
                 self._backend.send([data])
                 return

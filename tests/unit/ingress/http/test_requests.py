@@ -107,6 +107,23 @@ def test_pipelined_requests_are_served_one_after_another() -> None:
     run(main())
 
 
+def test_one_client_that_sends_many_requests_at_once_does_not_hold_up_the_others() -> None:
+    async def main() -> None:
+        async with ingress_to(None) as ingress, client_of(ingress) as client:
+            writing = asyncio.ensure_future(client.say(GET * 3000))
+            most, before = 0, 0
+            while before < 3000:
+                await asyncio.sleep(0)
+                now = len(ingress.answers)
+                most, before = max(most, now - before), now
+            await writing
+            assert most < 100, f"{most} requests in one turn of the loop"
+            for _ in range(3000):
+                assert (await client.answer())[0].startswith(b"HTTP/1.1 503 ")
+
+    run(main())
+
+
 def test_a_chunked_body_arrives_with_its_trailers_and_without_its_extensions() -> None:
     async def main() -> None:
         async def handle(backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
