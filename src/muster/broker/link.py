@@ -68,7 +68,7 @@ class Link:
         self._urls = urls
         name = client or f"{socket.gethostname()}/{os.getpid()}"
         self._seat = gate.with_core(lambda core, _: Seat(core, key, token, name))
-        self._complained = ""
+        self._complained: dict[str, str] = {}
 
     async def run(self) -> None:
         """Connect, again and again, until cancelled, and whatever goes wrong. Another link's gate is waited for."""
@@ -126,7 +126,7 @@ class Link:
                     if found:
                         return found
                 except InvalidSpec as error:
-                    self._complain(f"the set of {self._gate.service} names no broker that can be asked: {error}")
+                    self._complain("", f"the set of {self._gate.service} names no broker that can be asked: {error}")
             await asyncio.sleep(UNKNOWN_PAUSE_SECONDS)
 
     async def _visit(self, url: str) -> tuple[Bye | None, bool]:
@@ -137,7 +137,7 @@ class Link:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await _open(url, connection, self._ca_pem)
         except (OSError, TimeoutError, ValueError, TypeError) as error:  # the last two: a name or a CA that is none
-            self._complain(f"the broker of {self._gate.service} cannot be reached at {url}: {words(error)}")
+            self._complain(url, f"the broker of {self._gate.service} cannot be reached at {url}: {words(error)}")
             return None, False
         try:
             said = await connection.ended
@@ -145,9 +145,9 @@ class Link:
             connection.abandon()
         if connection.was_up:
             _log.info("%s: without the broker at %s now: %s", self._gate.service, _plain(url), _plain(connection.why))
-            self._complained = ""
+            self._complained.clear()
         elif said is None or said.reason != "standby":
-            self._complain(f"the broker of {self._gate.service} at {url}: {connection.why}")
+            self._complain(url, f"the broker of {self._gate.service} at {url}: {connection.why}")
         return said, connection.was_up
 
     @property
@@ -155,9 +155,9 @@ class Link:
         present = self._gate.endpoints
         return present.ca_pem if present else None
 
-    def _complain(self, why: str) -> None:
-        if why != self._complained:
-            self._complained = why
+    def _complain(self, url: str, why: str) -> None:
+        if why != self._complained.get(url):
+            self._complained[url] = why
             _log.warning("%s; choosing without it", _plain(why))
 
 

@@ -22,7 +22,7 @@ from muster.balancer.call import Call
 from muster.balancer.hedge import spare_lease
 from muster.balancer.lease import Lease, Outcome
 from muster.balancer.waiting import AsyncWaiter, Gate, ThreadWaiter
-from muster.broker import inspect, messages
+from muster.broker import inspect, link, messages
 from muster.broker.address import read_address
 from muster.broker.inspect import Where
 from muster.broker.link import Link
@@ -375,6 +375,21 @@ def test_who_looks_at_the_queue_is_told_why_that_is_not_to_be() -> None:
                 await inspect.show(Where(("tcp://127.0.0.1:1",), None, KEY, TOKEN))
 
     run(scenario)
+
+
+def test_that_none_of_several_brokers_is_there_is_told_once_for_each(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(link, "LONGEST_PAUSE_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        async with client("unix:///nowhere/a", "unix:///nowhere/b", endpoints=make_set("a")):
+            await until(lambda: len(caplog.records) >= 2, "both are told of")
+            await asyncio.sleep(0.2)
+
+    run(scenario)
+    assert len(caplog.records) == 2, [each.getMessage() for each in caplog.records]
 
 
 def test_a_standby_whose_connection_ends_slowly_takes_nothing_from_the_next_broker(
