@@ -121,9 +121,9 @@ class Connection(asyncio.Protocol):
             return
         self.stage, self.was_seated = Stage.SEATED, True
         self.heard_at = self._loop.time()  # what it said while it was looked up has only been held
-        served.join(self, self.hello)
         held, self._held = self._held, []
         with self._sent_away_if_it_fails():
+            served.join(self, self.hello)
             self._take(held, 0)
 
     def dismiss(self, said: Bye) -> None:

@@ -306,16 +306,16 @@ class TestEndings:
 
         run(scenario)
 
+    @pytest.mark.parametrize("part", ["join", "take"])
     def test_a_failure_over_what_was_said_before_the_welcome_is_told_at_once(
-        self, monkeypatch: pytest.MonkeyPatch
+        self, part: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def scenario(here: Ground) -> None:
             async with here.client() as other:
                 desk = here.services._known(KEY).desk  # type: ignore[union-attr]
-                monkeypatch.setattr(desk, "take", lambda visitor, message: 1 / 0)
+                monkeypatch.setattr(desk, part, lambda visitor, message: 1 / 0)
                 async with await here.connect() as unlucky:
                     unlucky.say(messages.hello(Hello(KEY, TOKEN)), messages.cancel(99))
-                    assert (await unlucky.get("welcome"))["type"] == "welcome"
                     assert await unlucky.farewell() == "failed"
                     assert desk.visitors == 1
                 monkeypatch.undo()
