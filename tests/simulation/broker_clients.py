@@ -26,9 +26,9 @@ KEY = ServiceKey("account", "s", 6006)
 class Client(Host):
     """A process of the SDK, or a gateway: they differ in nothing that matters here."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, concurrency: int | None = None) -> None:
         super().__init__(world, name)
-        self.core = Balancer("s", random.Random(name), queue_capacity=10_000)
+        self.core = Balancer("s", random.Random(name), concurrency=concurrency, queue_capacity=10_000)
         self.gate = Gate(self.core, monotonic=self.monotonic)
         self.seat = Seat(self.core, KEY, "token", name)
         self.gate.attach(self.seat)

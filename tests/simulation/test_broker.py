@@ -321,14 +321,16 @@ def test_after_a_hundred_thousand_operations_in_foul_weather_nothing_is_left(see
 # ── one thing at a time ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def small_world(limits: dict[str, int], clients: int, *, is_declared: bool = True) -> tuple[World, list[Client]]:
+def small_world(
+    limits: dict[str, int], clients: int, *, is_declared: bool = True, concurrency: int | None = None
+) -> tuple[World, list[Client]]:
     """A world without troubles, whose clients are all attached."""
     world = World(1, Weather(slow_seconds=0.003))
     for name, limit in limits.items():
         world.machines[name] = Machine(world, name, limit, 1.0, is_declared=is_declared)
     world.publish()
     world.brokers[0].serve()
-    found = [Client(world, f"c{number}") for number in range(clients)]
+    found = [Client(world, f"c{number}", concurrency) for number in range(clients)]
     world.run_until(3.0)
     assert are_all_up(found)
     return world, found
@@ -438,3 +440,13 @@ def test_what_a_broker_found_that_a_replica_takes_at_once_outlives_it() -> None:
     assert answered_between(world, 24.0, 27.0) == pytest.approx(96, abs=4)
     assert are_all_up(clients)
     assert world.machines["r"].most <= 16, "each client alone may have as many there as the broker had"
+
+
+def test_a_limit_that_a_client_asks_for_holds_at_the_broker_too() -> None:
+    world, clients = small_world({"r": 8}, 2, is_declared=False, concurrency=2)
+    for number in range(15 * 20):
+        client = clients[number % 2]
+        world.after(number / 15, lambda client=client: client.do(lambda: client.call(seconds=0.2)))  # type: ignore[misc]
+    world.run_until(20.0)
+    assert world.machines["r"].most == 2
+    assert world.met["answered"] > 150

@@ -88,6 +88,17 @@ class Balancer:
         return self._set
 
     @property
+    def concurrency(self) -> int | None:
+        """The limit of an endpoint that declares none; ``None`` where it is found."""
+        return self._learning.default_concurrency
+
+    def limit_undeclared(self, concurrency: int | None, now: float) -> None:
+        """Have another such limit."""
+        if concurrency != self.concurrency:
+            self._learning.give_limit(concurrency, self._eligible.serving)
+            self._dispatch(now)
+
+    @property
     def next_change(self) -> float:
         """When ``tick`` is worth calling although nothing happened; infinity when never."""
         return self._next_change

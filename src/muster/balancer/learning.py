@@ -59,7 +59,7 @@ class Learning:
         self.demand = DemandModel()
         self.answered = 0
         self._limits: dict[str, AdaptiveLimit] = {}
-        self._default = default_concurrency
+        self.default_concurrency = default_concurrency
         self._crowding = LEAST_CROWDING
         self._odd: set[Replica] = set()
 
@@ -81,6 +81,11 @@ class Learning:
         """Return the declared concurrency, else the caller's default, else what was learned; at least 1."""
         given = self._given_limit(replica)
         return self._sought_limit(replica).value if given is None else max(1, given)
+
+    def give_limit(self, default_concurrency: int | None, serving: Iterable[Replica]) -> None:
+        """Have another limit for replicas that declare none; ``None``: find it."""
+        self.default_concurrency = default_concurrency
+        self._renew_limits(serving)
 
     def found_limit(self, replica: Replica) -> int | None:
         """Return what was found for replicas of its kind, ``None`` where a limit is given."""
@@ -148,7 +153,7 @@ class Learning:
 
     def _given_limit(self, replica: Replica) -> int | None:
         declared = replica.endpoint.concurrency
-        return self._default if declared is None else declared
+        return self.default_concurrency if declared is None else declared
 
     def _sought_limit(self, replica: Replica) -> AdaptiveLimit:
         found = self._limits.get(replica.gpu)

@@ -122,9 +122,17 @@ class Desk:
 
     def join(self, visitor: Visitor, hello: Hello) -> None:
         """Let a client in; it is welcome when there is a set, or when it only looks."""
-        visit = self._visits[visitor] = Visit(visitor, hello.client)
+        visit = self._visits[visitor] = Visit(visitor, hello.client, hello.concurrency)
+        if visit.concurrency is not None:
+            self._limit_undeclared()
+            self._flush()
         if self.endpoints is not None or hello.purpose == "inspect":
             self._welcome(visit)
+
+    def _limit_undeclared(self) -> None:
+        """Hold replicas that declare no limit to the least that somebody asks for who is here."""
+        told = [each.concurrency for each in self._visits.values() if each.concurrency is not None]
+        self._core.limit_undeclared(min(told, default=None), self._monotonic())
 
     def _welcome(self, visit: Visit) -> None:
         visit.is_welcome = True
@@ -178,6 +186,8 @@ class Desk:
         self._forget_asks(visit, now)
         for given in list(visit.given.values()):
             self._end(given, Outcome.FAILED, now)
+        if visit.concurrency is not None:
+            self._limit_undeclared()
         self._flush()
 
     def close(self, said: Bye) -> None:

@@ -61,9 +61,9 @@ def read_count(message: Message, name: str) -> int:
     return value
 
 
-def read_limit(message: Message) -> int | None:
-    """Read how many may be at a replica at once, ``None`` if that is not told. Raises ``BadFrame``."""
-    return None if message.get("limit") is None else read_count(message, "limit")
+def read_count_if_told(message: Message, name: str) -> int | None:
+    """Read a whole number from 0, ``None`` if it is not told. Raises ``BadFrame``."""
+    return None if message.get(name) is None else read_count(message, name)
 
 
 def read_seconds(message: Message, name: str, default: float | None = None) -> float:

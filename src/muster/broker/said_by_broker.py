@@ -11,8 +11,8 @@ from muster.broker.protocol import (
     VERSION,
     Message,
     read_count,
+    read_count_if_told,
     read_endpoint,
-    read_limit,
     read_seconds,
     read_text,
 )
@@ -134,7 +134,7 @@ def read_grant(message: Message) -> Grant:
         replica=read_text(message, "replica"),
         time=read_seconds(message, "time"),
         endpoint=None if endpoint is None else read_endpoint(endpoint),
-        limit=read_limit(message),
+        limit=read_count_if_told(message, "limit"),
         is_told=message.get("tell") is True,
     )
 

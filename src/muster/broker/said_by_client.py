@@ -15,9 +15,9 @@ from muster.broker.protocol import (
     Message,
     is_number,
     read_count,
+    read_count_if_told,
     read_endpoint,
     read_lasted,
-    read_limit,
     read_seconds,
     read_text,
     shown,
@@ -43,12 +43,16 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message. ``client`` is for people; ``purpose`` is ``balance``, or ``inspect`` to look and to cancel."""
+    """The first message. ``client`` is for people; ``purpose`` is ``balance``, or ``inspect`` to look and to cancel.
+
+    ``concurrency`` is how many requests a replica may have that declares no limit, where the client's caller says so.
+    """
 
     key: ServiceKey
     token: str = field(repr=False)
     client: str = ""
     purpose: str = "balance"
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class Report:
 
 def hello(asked: Hello) -> Message:
     """Introduce oneself. The token is in it: over TLS, or on one host."""
-    return {
+    message: Message = {
         "type": "hello",
         "version": VERSION,
         "token": asked.token,
@@ -88,6 +92,9 @@ def hello(asked: Hello) -> Message:
         "client": asked.client,
         "purpose": asked.purpose,
     }
+    if asked.concurrency is not None:
+        message["concurrency"] = asked.concurrency
+    return message
 
 
 def hold(held: Iterable[Held]) -> Message:
@@ -160,6 +167,7 @@ def read_hello(message: Message) -> Hello:
         token=read_text(message, "token", ""),
         client=read_text(message, "client", ""),
         purpose=purpose,
+        concurrency=read_count_if_told(message, "concurrency"),
     )
 
 
@@ -201,7 +209,7 @@ def read_report(message: Message) -> Report:
 
 def read_heard(message: Message) -> tuple[int, int | None]:
     """Read which request is being answered, and what its replica's ingress counts. Raises ``BadFrame``."""
-    return read_count(message, "id"), None if message.get("in_flight") is None else read_count(message, "in_flight")
+    return read_count(message, "id"), read_count_if_told(message, "in_flight")
 
 
 def read_id(message: Message) -> int:
@@ -258,5 +266,5 @@ def _held(value: Any) -> Held:
         endpoint=read_endpoint(value.get("endpoint")),
         ask=said,
         seconds=read_lasted(value, "seconds"),
-        limit=read_limit(value),
+        limit=read_count_if_told(value, "limit"),
     )

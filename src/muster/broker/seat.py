@@ -76,7 +76,7 @@ class Seat:
     def __init__(self, core: Balancer, key: ServiceKey, token: str, client: str = "") -> None:
         self.url = ""
         self._core = core
-        self._hello = Hello(key, token, client)
+        self._hello = Hello(key, token, client, concurrency=core.concurrency)
         self._state = State.DOWN
         self._send: Callable[[Message], None] = _nobody_hears
         self._numbers = itertools.count(1)

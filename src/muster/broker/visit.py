@@ -60,6 +60,7 @@ class Visit:
 
     visitor: Visitor
     client: str
+    concurrency: int | None = None
     asked: dict[int, Asked] = field(default_factory=dict)
     given: dict[int, Given] = field(default_factory=dict)
     late: dict[int, Given] = field(default_factory=dict)

@@ -26,11 +26,13 @@ UNDECLARED = Endpoint("r1", "http://r1")
 class Client:
     """A visitor: what it was told since it last looked."""
 
-    def __init__(self, ground: "Ground", client: str = "", purpose: str = "balance") -> None:
+    def __init__(
+        self, ground: "Ground", client: str = "", purpose: str = "balance", concurrency: int | None = None
+    ) -> None:
         self.ground = ground
         self.said: list[Message] = []
         self.is_closed = False
-        ground.desk.join(self, replace(HELLO, client=client, purpose=purpose))
+        ground.desk.join(self, replace(HELLO, client=client, purpose=purpose, concurrency=concurrency))
 
     def send(self, message: Message) -> None:
         self.said.append(message)
@@ -551,6 +553,26 @@ def test_a_desk_that_has_found_a_limit_knows_better_than_who_comes() -> None:
     client.says(holds_limit(1, 16))
     client.says(holds_limit(2, 64))
     assert client.asks(3)[0]["limit"] == 16
+
+
+def test_a_limit_that_a_client_asks_for_where_none_is_declared_is_everybodys_while_it_is_there() -> None:
+    """It knows what the replicas stand; the least counts of several."""
+    ground = Ground(UNDECLARED)
+    one = ground.client()
+    careful, more_so = Client(ground, concurrency=3), Client(ground, concurrency=2)
+    assert [types(one.asks(number)) for number in range(6)] == [["grant"]] * 2 + [[]] * 4
+    ground.desk.leave(more_so)
+    assert one.kinds() == [("grant", 2)]
+    ground.desk.leave(careful)
+    one.says(messages.report(0, Outcome.FAILED))
+    assert (one.kinds(), ground.core.statistics(ground.now).replicas[0].limit) == ([], 1)
+
+
+def test_a_limit_that_is_declared_is_not_the_clients_to_choose() -> None:
+    ground = Ground(replace(R1, concurrency=2))
+    careful = Client(ground, concurrency=1)
+    careful.told()
+    assert [types(careful.asks(number)) for number in range(3)] == [["grant"], ["grant"], []]
 
 
 def test_what_a_client_has_found_gives_no_slot_that_it_has_taken_itself() -> None:

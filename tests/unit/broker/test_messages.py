@@ -186,6 +186,7 @@ WRONG = [
     {"type": "hello", "version": 1, "account": 7},
     {"type": "hello", "version": 1, "account": "a" * 257, "service": "s", "port": 1},
     {"type": "hello", "version": 1, "account": "a", "service": "s", "port": 1, "purpose": "steal"},
+    {"type": "hello", "version": 1, "account": "a", "service": "s", "port": 1, "concurrency": -1},
     {"type": "hold", "leases": {}},
     {"type": "hold", "leases": [7]},
     {"type": "hold", "leases": [{"id": 1, "endpoint": None}]},

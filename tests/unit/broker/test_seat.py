@@ -119,6 +119,11 @@ def test_a_seat_introduces_itself_and_is_up_when_it_is_welcome() -> None:
     assert ground.gate.statistics().broker == "tcp://b1"
 
 
+def test_a_limit_that_the_caller_asks_for_is_told() -> None:
+    assert messages.read_hello(messages.hello(Ground(concurrency=4).seat._hello)).concurrency == 4
+    assert "concurrency" not in messages.hello(Ground().seat._hello)
+
+
 def test_while_a_broker_settles_requests_are_decided_here() -> None:
     ground = Ground()
     ground.connect(ready_seconds=0.4)
