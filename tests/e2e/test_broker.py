@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import json
 import re
+import resource
 import signal
 import ssl
 import subprocess
@@ -12,11 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from muster.broker.address import read_address
 from muster.broker.holding import LEASE_SECONDS, LOOKS_PER_LEASE
 from muster.broker.messages import HEARTBEAT_SECONDS
+from muster.broker.server import MOST_CONNECTIONS
 from muster.model.endpoint import Endpoint, EndpointSet, ServiceKey
 from muster.processes.http import free_port
 from muster.registry import connect
@@ -270,6 +273,18 @@ class TestOfTheirOwn:
         asyncio.run(come())
         status = running.line.partition("status at ")[2].rstrip(")\n")
         assert f"admin/{uuid}/6006" in world.cli("lb", "show", status)
+
+
+@pytest.mark.slow
+def test_it_may_open_as_many_files_as_it_takes_clients(brokers: Brokers, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard == resource.RLIM_INFINITY or hard > MOST_CONNECTIONS, "then this shows nothing"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        running = brokers.start("--registry", (tmp_path / "registry").as_uri(), "--token-file", str(tmp_path / "token"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert psutil.Process(running.process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] > MOST_CONNECTIONS
 
 
 @pytest.mark.slow

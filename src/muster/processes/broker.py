@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from muster.balancer import status
 from muster.balancer.statistics import Statistics
 from muster.broker.address import DEFAULT_PORT, Address, read_address
-from muster.broker.server import Broker
+from muster.broker.server import MOST_CONNECTIONS, Broker
 from muster.broker.services import QUEUE_CAPACITY, Services
 from muster.broker.tokens import ApiTokens, Authenticate, shared_token
 from muster.client.async_api import AsyncApi
@@ -31,6 +31,7 @@ from muster.clock import SystemClock
 from muster.errors import InvalidSpec, SetupError
 from muster.model.ids import random_hex
 from muster.model.url import shown
+from muster.processes import descriptors
 from muster.processes.loops import loop_factory
 from muster.processes.signals import until_stopped
 from muster.processes.watch import open_registry
@@ -45,6 +46,8 @@ LEAF = "broker"
 API_SECONDS = 4.0
 """Less than an admission may take."""
 STATUS_SECONDS = 2.0
+_OTHER_FILES = 1024
+"""What a process has beside a broker's clients; it is what systems allow at first."""
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +74,19 @@ class Brokered:
 def run(brokered: Brokered, say: Callable[[str], None] = print) -> None:
     """Serve until SIGINT or SIGTERM. Raises ``MusterError`` when it cannot start."""
     set_up()
+    allow_clients()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(brokered, say))
+
+
+def allow_clients() -> None:
+    """Have a descriptor for each client that a broker takes, and for what else a process needs."""
+    wanted = MOST_CONNECTIONS + _OTHER_FILES
+    allowed = descriptors.allow(wanted)
+    if allowed is not None and allowed < wanted:
+        _log.warning(
+            "%d open files are allowed, fewer than %d clients may need (ulimit -Hn)", allowed, MOST_CONNECTIONS
+        )
 
 
 async def serve(brokered: Brokered, say: Callable[[str], None]) -> None:

@@ -23,7 +23,7 @@ from muster.errors import SetupError
 from muster.ingress.doors import WILDCARDS
 from muster.model.ids import random_hex
 from muster.model.url import shown
-from muster.processes.broker import LEAF, tell
+from muster.processes.broker import LEAF, allow_clients, tell
 from muster.processes.http import free_port
 from muster.registry.port import Registry
 from muster.store.port import Store
@@ -64,6 +64,7 @@ async def open_broker(
     """
     if not settings.broker:
         return None
+    allow_clients()
     try:
         certificates = Certificates.open(
             settings.home,

@@ -10,7 +10,6 @@ accepts nothing more, answers what is under way, and ends; what is not over in t
 import asyncio
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -33,6 +32,7 @@ from muster.gateway.reception import reception_of
 from muster.gateway.services import Services
 from muster.model.endpoint import ServiceKey
 from muster.model.url import shown
+from muster.processes import descriptors
 from muster.processes.child import EXIT_SETUP
 from muster.processes.gateway_channel import Channel, Message, inherited
 from muster.processes.gateway_tls import ShownCertificate
@@ -280,9 +280,7 @@ def main() -> None:
     for number in _THE_PARENTS:
         signal.signal(number, signal.SIG_IGN)
     set_up()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    descriptors.allow()
     os.set_blocking(int(sys.argv[1]), False)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         raise SystemExit(runner.run(_work(inherited(int(sys.argv[1])))))

@@ -15,7 +15,6 @@ Exit codes are those of the server: 0 was asked to stop, ``EXIT_SETUP`` cannot s
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 import socket
 import sys
@@ -40,6 +39,7 @@ from muster.ingress.status import status_app
 from muster.ingress.subscriber import Subscriber
 from muster.ingress.upstream import Upstream
 from muster.model.ids import random_hex
+from muster.processes import descriptors
 from muster.processes.child import EXIT_SETUP
 from muster.processes.http import HttpServer, listening
 from muster.processes.ingress_ssh import SshDesk
@@ -201,11 +201,9 @@ def _check_host(host: str) -> None:
 
 def _raise_limit(connections: int) -> None:
     """Have as many descriptors as the system lets us: each connection takes two."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < connections * 2:
-        _log.warning("%d open files are allowed, fewer than %d connections may need (ulimit -Hn)", hard, connections)
+    allowed = descriptors.allow()
+    if allowed is not None and allowed < connections * 2:
+        _log.warning("%d open files are allowed, fewer than %d connections may need (ulimit -Hn)", allowed, connections)
 
 
 def main() -> None:
