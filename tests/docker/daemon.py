@@ -194,8 +194,7 @@ class Daemon:
 
     def clear(self) -> None:
         """Remove every container and network; images stay."""
-        if containers := self.docker("ps", "--all", "--quiet", "--no-trunc").split():
-            self.docker("rm", "--force", "--volumes", *containers)
+        self._until(self._is_empty, _STOP_SECONDS, "the end of every container")
         self.docker("network", "prune", "--force")
 
     def answers(self) -> bool:
@@ -208,6 +207,14 @@ class Daemon:
             return False
         finally:
             connection.close()
+
+    def _is_empty(self) -> bool:
+        """Remove every container that is there; tell whether there was none."""
+        containers = self.docker("ps", "--all", "--quiet", "--no-trunc").split()
+        if containers:
+            with contextlib.suppress(RuntimeError):  # of one that somebody else is removing just now
+                self.docker("rm", "--force", "--volumes", *containers)
+        return not containers
 
     def _flags(self) -> list[str]:
         flags = {
@@ -271,7 +278,11 @@ def _owned(folder: Path) -> IO[str]:
 
 def _is_stopped(pid: int) -> bool:
     """Tell whether no thread of a process runs any more, which SIGSTOP has stopped."""
-    return all(psutil.Process(thread.id).status() == psutil.STATUS_STOPPED for thread in psutil.Process(pid).threads())
+    try:
+        threads = psutil.Process(pid).threads()
+        return all(psutil.Process(thread.id).status() == psutil.STATUS_STOPPED for thread in threads)
+    except psutil.NoSuchProcess:  # a thread that ended meanwhile
+        return False
 
 
 def _cgroup(folder: Path) -> str:

@@ -117,7 +117,10 @@ class Registry:
             return answer.raise_for_status().headers["Docker-Content-Digest"]
 
     def downloads(self, repository: str) -> Counter[str]:
-        """Return how often each blob of a repository was sent, whole or in part, by its digest."""
+        """Return how often each blob of a repository was sent, whole or in part, by its digest.
+
+        A registry writes that down when it has sent the last byte, which who asked may have by then.
+        """
         sent = rf'"GET /v2/{re.escape(repository)}/blobs/(sha256:\w+) HTTP/[\d.]+" 20[06] '
         return Counter(re.findall(sent, self._log.read_text()))
 

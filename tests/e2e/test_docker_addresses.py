@@ -10,7 +10,7 @@ import pytest
 from tests.docker.daemon import Daemon
 from tests.e2e.docker_world import DockerWorld
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.docker
 
 SERVICE = """
 import os, time
@@ -19,7 +19,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/slow":
             print("slow", flush=True)
-            time.sleep(3)
+            while not os.path.exists("/root/autodl-fs/go"):
+                time.sleep(0.05)
         self.send_response(200)
         self.end_headers()
         self.wfile.write(os.environ["AutoDLContainerUUID"].encode())
@@ -64,17 +65,23 @@ def test_a_container_reaches_its_own_address_and_a_stop_waits_for_who_is_in(worl
     answers: list[str] = []
 
     def ask() -> None:
-        with urllib.request.urlopen(f"{first.url_6006}/slow", timeout=20, context=world.trust()) as answer:
+        with urllib.request.urlopen(f"{first.url_6006}/slow", timeout=60, context=world.trust()) as answer:
             answers.append(answer.read().decode())
 
     asking = threading.Thread(target=ask)
     asking.start()
     world.until(lambda: "slow" in world.cli("logs", first.uuid), "it is in")
     world.cli("stop", "--container", first.uuid)
+
+    def said() -> list[str]:
+        return [each.message for each in world.events() if each.kind == "drain" and each.container_uuid == first.uuid]
+
+    world.until(said, "it is told to end")
+    (world.files / "go").touch()
     asking.join()
     assert answers == [first.uuid]
-    said = [each.message for each in world.events() if each.kind == "drain" and each.container_uuid == first.uuid]
-    assert said == ["takes no new requests; 1 in flight", "nothing is in flight: stopping"]
+    world.until(lambda: len(said()) > 1, "it ends")
+    assert said() == ["takes no new requests; 1 in flight", "nothing is in flight: stopping"]
 
     (second,) = world.until(
         lambda: [each for each in world.live(uuid) if each.is_ready and each.uuid != first.uuid], "2nd"

@@ -18,7 +18,7 @@ from tests.docker.daemon import Daemon
 from tests.docker.fixtures import OwnDaemon
 from tests.unit.engine.docker.opened import Watching, asked, docker_name, ended, opened, order, output
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.docker
 
 GRACEFUL = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"
 MIB = 2**20
@@ -46,7 +46,9 @@ def test_a_daemon_that_ends_takes_its_containers_along_and_that_is_told(
 
     async def scenario() -> None:
         async with opened(daemon, tmp_path) as engine, Watching(engine) as watching:
-            sleeper, graceful, by_itself, before = order(), order(GRACEFUL), order("sleep 1; exit 7"), order("exit 5")
+            # By itself it ends while there is no daemon; one that is stopped must find it running.
+            by_itself = order("sleep 1; exit 7" if way == "kill" else "sleep 1000; exit 7")
+            sleeper, graceful, before = order(), order(GRACEFUL), order("exit 5")
             failed_before = await ended(engine, before)
             for run in (sleeper, graceful, by_itself):
                 await launch(engine, run)
@@ -143,7 +145,7 @@ def test_a_daemon_that_hangs_is_unavailable_in_time_and_everything_goes_on_after
             )
             assert {type(each) for each in said} == {EngineUnavailable}
             assert "does not answer" in str(said[0])
-            assert time.monotonic() - begun_at < 2.5, "also for the last of many"
+            assert time.monotonic() - begun_at < 10, "a second for all at once, not one after the other"
             daemon.resume()
             await until_back(engine)
             assert await all_of(engine, *running) == before
