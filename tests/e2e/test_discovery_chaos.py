@@ -31,7 +31,7 @@ LOOK_SECONDS = 2.0
 uses these."""
 START_SECONDS = 6.0
 """After so long a process that was started, or a registry that came back, is counted on; half of it if it is calm."""
-EVENTS_EACH = 125
+EVENTS_EACH = 250
 STALL_SECONDS = 20.0
 AGAIN_SECONDS = 30.0
 """The last call that was stalled is given up after 10 s, and the rest after several failures grows up to 13 s."""
@@ -115,7 +115,7 @@ class Chaos:
 
     def _disturb_registry(self) -> None:
         if self._registry_back_at is None:
-            if self.rng.random() < 0.025:
+            if self.rng.random() < 0.012:
                 self.diary.begin("registry")
                 self.server.kill()
                 self._registry_back_at = time.monotonic() + self.rng.random() * 2

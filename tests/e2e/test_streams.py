@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SERVICE = Path(__file__).with_name("stream_service.py")
 STREAMS = 100
 STREAM_SECONDS = 30
-SERVER_KILLS = 25
-INGRESS_KILLS = 10
+SERVER_KILLS = 50
+INGRESS_KILLS = 20
 GIB = 1 << 30
 HEARD_SECONDS = 5.0
 """Until every client knows that a replica drains: a set is published and read while a hundred streams run. They keep
