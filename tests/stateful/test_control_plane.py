@@ -108,9 +108,14 @@ class ControlPlaneMachine(RuleBasedStateMachine):
     def resume(self, deployment: DeploymentId) -> None:
         self.harness.resume(deployment)
 
-    @rule(deployment=deployments)
-    def undo(self, deployment: DeploymentId) -> None:
-        if self.harness.deployment(deployment).version != "v1":
+    @rule(deployment=deployments, is_named=st.booleans())
+    def undo(self, deployment: DeploymentId, is_named: bool) -> None:
+        """Back to the oldest version, or to the last that was good: an edit may come before any was."""
+        present = self.harness.deployment(deployment)
+        others = [each for each in self.harness.versions(deployment) if each.name != present.version]
+        if is_named and others:
+            self.harness.undo(deployment, others[-1].name)
+        elif any(each.good_at is not None for each in others):
             self.harness.undo(deployment)
 
     @rule(deployment=deployments, replica_num=REPLICAS)
@@ -247,9 +252,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         if deployment.is_paused:
             self.harness.resume(deployment_id)
             deployment = self.harness.deployment(deployment_id)
-        cmds = {
-            each.name: each.spec.cmd for each in self.harness.read(lambda tx: tx.deployments.versions(deployment_id))
-        }
+        cmds = {each.name: each.spec.cmd for each in self.harness.versions(deployment_id)}
         last = cmds[deployment.target_version]
         if _is_bad(last) and deployment.stable_version is not None:
             last = cmds[deployment.stable_version]

@@ -35,7 +35,14 @@ from muster.controller.probe import Verdict
 from muster.discovery.watcher import Watcher
 from muster.feed import StoreFeed
 from muster.model.container import Address, Container, ContainerStatus, Reason
-from muster.model.deployment import Deployment, DeploymentStatus, DeploymentType, HealthCheck, RolloutState
+from muster.model.deployment import (
+    Deployment,
+    DeploymentStatus,
+    DeploymentType,
+    HealthCheck,
+    RolloutState,
+    Version,
+)
 from muster.model.event import Event, EventKind
 from muster.model.ids import ContainerId, DeploymentId, MachineId, random_hex
 from muster.model.image import LOCAL_IMAGE
@@ -281,6 +288,10 @@ class Harness:
         deployment = self.read(lambda tx: tx.deployments.get(deployment_id))
         assert deployment is not None
         return deployment
+
+    def versions(self, deployment_id: DeploymentId) -> Sequence[Version]:
+        """Return what a deployment was ever asked to be, newest first."""
+        return self.read(lambda tx: tx.deployments.versions(deployment_id))
 
     def containers(self, deployment_id: DeploymentId | None = None) -> list[Container]:
         """Return all containers, also unplaced and finished ones, oldest first."""
