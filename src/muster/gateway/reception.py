@@ -4,7 +4,7 @@ In: a head. Out: a ``Decision``, at once. The order is that of what is worth kno
 services there are, and nothing is counted before everything else is right, so that there is nothing to take back.
 
     fields ▸ key (401) ▸ route (400, 404, the body first, or which models there are) ▸ may it (403)
-           ▸ options (400, 403) ▸ gate (404, 503) ▸ limits of the key (429) ▸ in
+           ▸ options (400, 403) ▸ length (413) ▸ gate (404, 503) ▸ limits of the key (429) ▸ in
 
 One object for one configuration: a reload makes another one. The gates (``services.py``) and what keys have used
 (``ledger.py``) stay.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from muster.balancer.options import NO_OPTIONS, Options, header_options, options_from
 from muster.errors import InvalidAsk
+from muster.gateway import answers
 from muster.gateway.config import GatewayConfig, KeyTable, RouteTable
 from muster.gateway.keys import API_KEY, AUTHORIZATION, Key, Keyring
 from muster.gateway.ledger import Ledger
@@ -85,6 +86,9 @@ class GatewayReception:
         options = refused or self._options(fields.ours, caller.key, rule, now)
         if isinstance(options, Refused):
             return dataclasses.replace(options, key=name, service=service)
+        said_bytes = len(body) if body is not None else head.length or 0
+        if rule.most_body_bytes is not None and said_bytes > rule.most_body_bytes:
+            return dataclasses.replace(answers.too_large(rule.most_body_bytes), key=name, service=service)
         gate = self._services.gate(service, rule.port, concurrency=self._concurrency(service, rule.port))
         if isinstance(gate, Refused):
             return dataclasses.replace(gate, key=name)

@@ -207,11 +207,14 @@ def test_limits_of_a_key_are_counted_once_and_given_back(tmp_path: Path) -> None
 
 
 def test_a_request_that_is_wrong_costs_nothing_of_a_limit(tmp_path: Path) -> None:
-    toml = KEY + "requests_per_second = 0.001\nburst = 1\n" + '[[route]]\npath = "/a"\nservice = "digits"\n'
+    limited = KEY + "requests_per_second = 0.001\nburst = 1\n"
+    toml = limited + '[[route]]\npath = "/a"\nservice = "digits"\nmax_body_mb = 0.000008\n'
 
     async def test(desk: Desk) -> None:
         assert desk.refuses(asked("/b")).status == 404
         assert desk.refuses(asked("/a", X_Muster_Deadline="0")).status == 400
+        large = desk.refuses(asked("/a", method="POST", body=9))
+        assert (large.status, large.reason, large.key, large.service) == (413, "body_too_large", "web", "digits")
         desk.lets_in(asked("/a"))
         refused = desk.refuses(asked("/a"))
         assert refused.reason == "rate_limited"
